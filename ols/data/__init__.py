@@ -1,0 +1,128 @@
+"""Data: what is on disk, which samples when, and batches on the device."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ols.data.class_weights import class_weights
+from ols.data.keyed import keyed_order
+from ols.data.loading import Loader
+from ols.data.radimagenet import RadImageNet
+from ols.data.sampling import EvalBatches, TrainBatches
+from ols.data.transforms import EvalTransform, Preprocessing, TrainTransform
+
+
+@dataclass(frozen=True)
+class Loaders:
+    """The three splits of a run, and the data sets behind them."""
+
+    train: Loader
+    val: Loader
+    test: Loader
+
+    @property
+    def classes(self) -> list[str]:
+        """Label of each class, `[K]`."""
+        return self.train.source.classes
+
+    @property
+    def groups(self) -> list[str]:
+        """Modality and anatomy of each class, `[K]`."""
+        return self.train.source.groups
+
+
+def build_loaders(
+    root: str | Path,
+    *,
+    splits: str | Path | None = None,
+    preprocessing: Preprocessing,
+    horizontal_flip: bool = True,
+    global_batch_size: int,
+    accumulation_steps: int = 1,
+    seed: int = 0,
+    workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    memory_format: torch.memory_format = torch.contiguous_format,
+    limit_batches: int | None = None,
+    overfit_batches: int | None = None,
+) -> Loaders:
+    """Build the loaders of a run.
+
+    Args:
+        root: Folder that contains `radiology_ai`.
+        splits: Folder with the split CSVs, where it is not one of the usual places.
+        preprocessing: Sizes, channels and scaling.
+        horizontal_flip: Whether training mirrors half of the images.
+        global_batch_size: Images per optimizer step over all processes.
+        accumulation_steps: Micro-batches per optimizer step.
+        seed: Seed of order and augmentation.
+        workers: Reading processes of each loader.
+        rank: This process.
+        world_size: Number of processes.
+        device: Where batches go.
+        dtype: Floating-point type of images.
+        memory_format: Memory format of images.
+        limit_batches: Use only so many global batches of each split: a dry run.
+        overfit_batches: Train on so many fixed global batches without augmentation, and evaluate on the same.
+    """
+    sources = {
+        split: RadImageNet(root, split, splits=splits, in_chans=preprocessing.in_chans)
+        for split in ("train", "val", "test")
+    }
+    pools = {split: np.arange(len(source)) for split, source in sources.items()}
+    train_transform = TrainTransform(preprocessing, seed=seed, horizontal_flip=horizontal_flip)
+    eval_transform = EvalTransform(preprocessing)
+    order_seed: int | None = seed
+    if limit_batches is not None:
+        size = limit_batches * global_batch_size
+        pools = {split: keyed_order(seed, 0, len(pool))[:size] for split, pool in pools.items()}
+    if overfit_batches is not None:
+        sources = dict.fromkeys(sources, sources["train"])
+        pool = keyed_order(seed, 0, len(sources["train"]))[: overfit_batches * global_batch_size]
+        pools = dict.fromkeys(pools, pool)
+        train_transform, order_seed = eval_transform, None
+
+    place = {"workers": workers, "device": device, "dtype": dtype, "memory_format": memory_format}
+    share = {"rank": rank, "world_size": world_size}
+    train_batches = TrainBatches(
+        pools["train"],
+        global_batch_size=global_batch_size,
+        accumulation_steps=accumulation_steps,
+        seed=order_seed,
+        **share,
+    )
+    evals = {
+        split: Loader(
+            sources[split],
+            eval_transform,
+            EvalBatches(pools[split], batch_size=train_batches.batch_size, **share),
+            **place,
+        )
+        for split in ("val", "test")
+    }
+    return Loaders(train=Loader(sources["train"], train_transform, train_batches, **place), **evals)
+
+
+def class_counts(loader: Loader) -> np.ndarray:
+    """Return how many samples of each class a loader's pool holds, int64 `[K]`."""
+    return np.bincount(loader.source.targets[loader.batches.pool], minlength=len(loader.source.classes))
+
+
+__all__ = [
+    "EvalBatches",
+    "EvalTransform",
+    "Loader",
+    "Loaders",
+    "Preprocessing",
+    "RadImageNet",
+    "TrainBatches",
+    "TrainTransform",
+    "build_loaders",
+    "class_counts",
+    "class_weights",
+]

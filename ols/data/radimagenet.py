@@ -1,0 +1,148 @@
+"""RadImageNet as it lies on disk: split CSVs and a tree of images, checked before the first image is read."""
+
+import csv
+import os
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+Split = Literal["train", "val", "test"]
+
+TREE = "radiology_ai"
+EIGHT_BIT_MODES = {"L", "LA", "RGB", "RGBA", "P", "CMYK", "YCbCr"}
+
+
+class RadImageNet:
+    """One split of RadImageNet, or of any data set in its form (Mei et al. 2022, https://www.radimagenet.com).
+
+    `root` holds the tree `radiology_ai/<modality>/.../<class folder>/<image>`; modality names and depth are free.
+    `RadiologyAI_{train,val,test}.csv` have the columns `filename` (relative to `root`) and `label`, and lie beside
+    `radiology_ai`, inside it, or in a folder `RadImageNet_split` at either place. Class index = position among the
+    sorted unique labels of the *training* split.
+
+    Args:
+        root: Folder that contains `radiology_ai`.
+        split: Which of the three CSVs.
+        splits: Folder with the CSVs, where they lie elsewhere.
+        in_chans: 1 reads grayscale, 3 reads RGB, whatever the file holds.
+
+    Attributes:
+        classes: Label of each class, `[K]`.
+        groups: Modality and anatomy of each class, `[K]`: the folders above the class folder, such as `MR/knee`.
+        targets: Class index of each sample, int64 `[N]`.
+
+    Raises:
+        FileNotFoundError: A CSV or an image is missing; the message names it, and the line that asked for it.
+        ValueError: A CSV is empty, lacks a column or a value, or has a label that the training split lacks.
+    """
+
+    def __init__(self, root: str | Path, split: Split, *, splits: str | Path | None = None, in_chans: int = 1):
+        if in_chans not in (1, 3):
+            raise ValueError(f"in_chans must be 1 (grayscale) or 3 (RGB), got {in_chans}")
+        self.root, self.split = Path(root), split
+        self._mode = "L" if in_chans == 1 else "RGB"
+        folder = _find_splits(self.root, None if splits is None else Path(splits))
+        train = _read_csv(folder / "RadiologyAI_train.csv")
+        self.classes, self.groups = _class_table(*train[:2])
+
+        self._csv = folder / f"RadiologyAI_{split}.csv"
+        filenames, labels, self._lines = train if split == "train" else _read_csv(self._csv)
+        class_of = {label: index for index, label in enumerate(self.classes)}
+        for label, line in zip(labels, self._lines, strict=True):
+            if label not in class_of:
+                raise ValueError(f"{self._csv}, line {line}: label {label!r} does not occur in the training split")
+        self.targets = np.array([class_of[label] for label in labels], np.int64)
+        # A byte array: a million Python strings would be copied into every worker as their counters are touched.
+        self._filenames = np.array([filename.encode() for filename in filenames])
+        self._check_files(filenames)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def sample_id(self, index: int) -> str:
+        """Return the file name of a sample as its CSV gives it: unique, and the same on every machine."""
+        return self._filenames[index].decode()
+
+    def read(self, index: int) -> Image.Image:
+        """Read one image.
+
+        Returns:
+            An 8-bit image of mode `L` (`in_chans=1`) or `RGB` (`in_chans=3`), of the file's size.
+
+        Raises:
+            ValueError: The file cannot be decoded or is not an 8-bit image; the message names file and CSV line.
+        """
+        path = self.root / self.sample_id(index)
+        try:
+            with Image.open(path) as image:
+                if image.mode not in EIGHT_BIT_MODES:
+                    raise ValueError(f"mode {image.mode!r} is not 8-bit grayscale or RGB")
+                return image.convert(self._mode)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ValueError(f"{self._where(index)}: cannot read {path}: {error}") from error
+
+    def _where(self, index: int) -> str:
+        return f"{self._csv}, line {self._lines[index]}"
+
+    def _check_files(self, filenames: list[str]) -> None:
+        """Name the first missing image now, not after hours: one listing a folder, not one call a file."""
+        listings: dict[str, set[str]] = {}
+        for index, filename in enumerate(filenames):
+            folder, name = os.path.split(filename)
+            if folder not in listings:
+                path = self.root / folder
+                listings[folder] = set(os.listdir(path)) if path.is_dir() else set()
+            if name not in listings[folder]:
+                raise FileNotFoundError(f"{self._where(index)}: no such image: {self.root / filename}")
+
+
+def _find_splits(root: Path, splits: Path | None) -> Path:
+    """Return the folder that holds the CSVs."""
+    if not (root / TREE).is_dir():
+        hint = f"; did you mean {root.parent}?" if root.name == TREE and root.is_dir() else ""
+        raise FileNotFoundError(f"{root} does not contain the folder {TREE}{hint}")
+    if splits is not None:
+        places = [splits]
+    else:
+        places = [root, root / TREE, root / "RadImageNet_split", root / TREE / "RadImageNet_split"]
+    found = [place for place in places if (place / "RadiologyAI_train.csv").is_file()]
+    if not found:
+        raise FileNotFoundError(f"RadiologyAI_train.csv not found in {', '.join(map(str, places))}")
+    if len(found) > 1:
+        raise ValueError(f"RadiologyAI_train.csv lies in {' and '.join(map(str, found))}: say which by `splits`")
+    return found[0]
+
+
+def _read_csv(path: Path) -> tuple[list[str], list[str], list[int]]:
+    """Return file names, labels and line numbers of a split."""
+    if not path.is_file():
+        raise FileNotFoundError(f"split file not found: {path}")
+    filenames, labels, lines = [], [], []
+    with path.open(newline="", encoding="utf-8-sig") as file:  # -sig: spreadsheet programs write a byte-order mark
+        rows = csv.DictReader(file)
+        columns = rows.fieldnames or []
+        for column in ("filename", "label"):
+            if column not in columns:
+                found = ", ".join(columns) or "nothing"
+                raise ValueError(f"{path}, line 1: column {column!r} is missing; the header has {found}")
+        for row in rows:
+            if not row["filename"] or not row["label"]:
+                raise ValueError(f"{path}, line {rows.line_num}: filename or label is empty")
+            filenames.append(row["filename"].replace("\\", "/"))
+            labels.append(row["label"])
+            lines.append(rows.line_num)
+    if not filenames:
+        raise ValueError(f"{path} has a header but no rows")
+    return filenames, labels, lines
+
+
+def _class_table(filenames: list[str], labels: list[str]) -> tuple[list[str], list[str]]:
+    """Return classes and their groups; a class in several folders belongs to the group of most of its images."""
+    groups: dict[str, Counter[str]] = defaultdict(Counter)
+    for filename, label in zip(filenames, labels, strict=True):
+        groups[label]["/".join(filename.split("/")[1:-2])] += 1
+    classes = sorted(groups)
+    return classes, [groups[label].most_common(1)[0][0] for label in classes]

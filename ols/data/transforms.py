@@ -1,0 +1,88 @@
+"""From an 8-bit image of any size to the bytes that a model sees; the randomness of a sample is keyed, not streamed."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from ols.data.keyed import CROP_X, CROP_Y, FLIP, keyed_uniform
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What is done to every image, in training and in use: it travels inside checkpoints and exports.
+
+    The default maps bytes to [-1, 1], as the RadImageNet authors' PyTorch example does.
+
+    Args:
+        image_size: Side of the square that the model sees, in pixels.
+        resize_size: The shorter side is resized to this (aspect ratio kept, bilinear) before a square of
+            `image_size` is cut out: at random in training, from the centre in evaluation. In pixels, >= image_size.
+        in_chans: 1 for grayscale, 3 for RGB.
+        mean: Subtracted from intensities in [0, 1].
+        std: Divides intensities in [0, 1] after the mean is subtracted.
+    """
+
+    image_size: int = 224
+    resize_size: int = 256
+    in_chans: int = 1
+    mean: float = 0.5
+    std: float = 0.5
+
+    def __post_init__(self):
+        if self.image_size < 1:
+            raise ValueError(f"image_size must be at least 1 pixel, got {self.image_size}")
+        if self.resize_size < self.image_size:
+            raise ValueError(f"resize_size must be at least image_size ({self.image_size}), got {self.resize_size}")
+        if self.in_chans not in (1, 3):
+            raise ValueError(f"in_chans must be 1 (grayscale) or 3 (RGB), got {self.in_chans}")
+        if self.std <= 0:
+            raise ValueError(f"std must be positive, got {self.std}")
+
+
+@dataclass(frozen=True)
+class EvalTransform:
+    """Resize, then the central square."""
+
+    preprocessing: Preprocessing
+
+    def draw(self, epochs: np.ndarray, indices: np.ndarray) -> np.ndarray:
+        """Return the draws of each sample, float64 `[B, 3]`: here the centre, never flipped."""
+        return np.tile([0.5, 0.5, 1.0], (len(indices), 1))
+
+    def __call__(self, image: Image.Image, draw: np.ndarray) -> np.ndarray:
+        """Apply a sample's draws (crop position down and across in [0, 1), flip if below 0.5).
+
+        Returns:
+            uint8 `[in_chans, image_size, image_size]`.
+        """
+        size, crop = self.preprocessing.resize_size, self.preprocessing.image_size
+        scale = size / min(image.size)
+        width, height = max(size, round(image.width * scale)), max(size, round(image.height * scale))
+        top, left = int(draw[0] * (height - crop + 1)), int(draw[1] * (width - crop + 1))
+        if (width, height) != image.size:
+            image = image.resize((width, height), Image.Resampling.BILINEAR)
+        image = image.crop((left, top, left + crop, top + crop))
+        if draw[2] < 0.5:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        pixels = np.asarray(image)  # [H, W] or [H, W, 3]
+        return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+@dataclass(frozen=True)
+class TrainTransform(EvalTransform):
+    """Resize, random crop and horizontal flip, each drawn from (seed, epoch, index).
+
+    Args:
+        preprocessing: Sizes and channels.
+        seed: Seed of the run.
+        horizontal_flip: Whether half of the samples are mirrored; turn it off where laterality matters.
+    """
+
+    seed: int = 0
+    horizontal_flip: bool = True
+
+    def draw(self, epochs: np.ndarray, indices: np.ndarray) -> np.ndarray:
+        """Return the draws of each sample for its epoch, float64 `[B, 3]`."""
+        down, across, flip = (keyed_uniform(self.seed, epochs, indices, stream) for stream in (CROP_Y, CROP_X, FLIP))
+        return np.stack([down, across, flip if self.horizontal_flip else np.ones_like(flip)], axis=1)

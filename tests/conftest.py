@@ -1,0 +1,58 @@
+"""Fixtures that several test modules share."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SPLITS = ("train", "val", "test")
+
+
+class Tree:
+    """A small data set in the form of RadImageNet, written by hand, of gray PNGs whose mean grows with the class."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.rows: dict[str, list[tuple[str, str]]] = {split: [] for split in SPLITS}
+
+    def add(self, split: str, filename: str, label: str, *, mode: str = "L", size=(20, 16), level: int = 100) -> None:
+        rng = np.random.default_rng(len(self.rows[split]))
+        pixels = (level + rng.integers(-20, 20, (size[1], size[0]))).clip(0, 255).astype(np.uint8)
+        path = self.root / filename
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).convert(mode).save(path)
+        self.rows[split].append((filename, label))
+
+    def write_csvs(self, folder: Path | None = None, newline: str = "\n", encoding: str = "utf-8") -> None:
+        folder = folder or self.root
+        folder.mkdir(parents=True, exist_ok=True)
+        for split, rows in self.rows.items():
+            with (folder / f"RadiologyAI_{split}.csv").open("w", newline="", encoding=encoding) as file:
+                writer = csv.writer(file, lineterminator=newline)
+                writer.writerow(["filename", "label"])
+                writer.writerows(rows)
+
+
+CLASSES = {
+    "ct-a": "radiology_ai/CT/abd/normal",
+    "ct-b": "radiology_ai/CT/abd/ca++_stone_",
+    "mr-a": "radiology_ai/MR/brain/normal",
+    "us-a": "radiology_ai/US/gb",  # one level shallower
+}
+
+
+def fill(tree: Tree, per_class: dict[str, int]) -> Tree:
+    for split, count in per_class.items():
+        for level, (label, folder) in enumerate(CLASSES.items()):
+            for number in range(count):
+                mode = "RGB" if number % 2 else "L"
+                tree.add(split, f"{folder}/{split}{number}.png", label, mode=mode, level=40 + 50 * level)
+    return tree
+
+
+@pytest.fixture
+def tree(tmp_path) -> Tree:
+    """Four classes in three groups, 6 / 3 / 3 images of each; the CSVs are not written yet."""
+    return fill(Tree(tmp_path / "set"), {"train": 6, "val": 3, "test": 3})
