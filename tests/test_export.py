@@ -1,0 +1,89 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ols.data import Preprocessing
+from ols.export import export_model, load_export
+from ols.models import build_model
+
+WITHOUT_OLS = """
+import sys, timm, torch
+from safetensors.torch import load_file, save_file
+sys.modules["ols"] = None  # importing it would fail
+model = timm.create_model("local-dir:" + sys.argv[1], pretrained=True).eval()
+data = timm.data.resolve_data_config(model=model)
+assert data["input_size"] == (1, 32, 32), data
+assert (list(data["mean"]), list(data["std"]), data["crop_pct"]) == ([0.5], [0.5], 0.8), data
+assert model.pretrained_cfg["label_names"] == ["a", "b", "c"], model.pretrained_cfg
+with torch.no_grad():
+    save_file({"logits": model(load_file(sys.argv[2])["images"])}, sys.argv[3])
+"""
+
+
+@pytest.fixture
+def exported(tmp_path):
+    model = build_model("test_resnet", 3, 1)
+    for buffer in model.buffers():
+        if buffer.is_floating_point():
+            buffer.add_(torch.rand(buffer.shape))
+    export_model(
+        tmp_path / "export",
+        model,
+        architecture="test_resnet",
+        classes=["a", "b", "c"],
+        groups=["CT/x", "CT/x", "US"],
+        preprocessing=Preprocessing(image_size=32, resize_size=40),
+        metrics={"test/top1": 0.5},
+    )
+    return model.eval(), tmp_path
+
+
+def test_timm_loads_an_export_without_this_package(exported):
+    model, folder = exported
+    images = torch.randn(2, 1, 32, 32)
+    save_file({"images": images}, folder / "in.safetensors")
+    command = [
+        sys.executable,
+        "-c",
+        WITHOUT_OLS,
+        folder / "export",
+        folder / "in.safetensors",
+        folder / "out.safetensors",
+    ]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with torch.no_grad():
+        expected = model(images)
+    torch.testing.assert_close(load_file(folder / "out.safetensors")["logits"], expected, rtol=0, atol=0)
+
+
+def test_an_export_reads_back_with_everything_that_inference_needs(exported):
+    model, folder = exported
+    loaded, config = load_export(folder / "export")
+    assert not loaded.training
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
+    assert config["ols"]["groups"] == ["CT/x", "CT/x", "US"]
+    assert Preprocessing(**config["ols"]["preprocessing"]) == Preprocessing(32, 40)
+    assert config["ols"]["metrics"] == {"test/top1": 0.5}
+
+
+def test_loading_an_export_leaves_the_random_numbers_alone(exported):
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    load_export(exported[1] / "export")
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_what_is_no_export_is_named(exported):
+    _, folder = exported
+    with pytest.raises(FileNotFoundError, match=r"no export in .*nowhere: config\.json is missing"):
+        load_export(folder / "nowhere")
+    path = folder / "export" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"ols": {"format": 2}}))
+    with pytest.raises(ValueError, match="has export format 2, expected 1"):
+        load_export(folder / "export")
