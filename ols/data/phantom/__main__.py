@@ -1,0 +1,7 @@
+"""A worker of `write_phantoms`."""
+
+import sys
+
+from ols.data.phantom.writing import run_worker
+
+run_worker(*sys.argv[1:])
