@@ -1,0 +1,68 @@
+"""Losses for classifiers: drop-in replacements of `nn.CrossEntropyLoss` around online label smoothing."""
+
+import difflib
+import inspect
+from typing import Any
+
+from ols.losses.base import LabelLoss
+from ols.losses.confidence_penalty import ConfidencePenalty
+from ols.losses.focal import FLSD53, FocalLoss
+from ols.losses.label_smoothing import HardLabels, LabelSmoothing
+from ols.losses.margin_label_smoothing import MarginLabelSmoothing
+from ols.losses.max_sup import MaxSup
+from ols.losses.online_label_smoothing import OnlineLabelSmoothing
+from ols.losses.teacher_free import SelfTeacherKD, VirtualTeacherKD
+
+LOSSES: dict[str, type[LabelLoss]] = {
+    "hard": HardLabels,
+    "label_smoothing": LabelSmoothing,
+    "virtual_teacher_kd": VirtualTeacherKD,
+    "self_teacher_kd": SelfTeacherKD,
+    "ols": OnlineLabelSmoothing,
+    "max_sup": MaxSup,
+    "margin_label_smoothing": MarginLabelSmoothing,
+    "focal": FocalLoss,
+    "flsd53": FLSD53,
+    "confidence_penalty": ConfidencePenalty,
+}
+
+__all__ = [
+    "FLSD53",
+    "LOSSES",
+    "ConfidencePenalty",
+    "FocalLoss",
+    "HardLabels",
+    "LabelLoss",
+    "LabelSmoothing",
+    "MarginLabelSmoothing",
+    "MaxSup",
+    "OnlineLabelSmoothing",
+    "SelfTeacherKD",
+    "VirtualTeacherKD",
+    "build_loss",
+]
+
+
+def build_loss(name: str, num_classes: int, **options: Any) -> LabelLoss:
+    """Build a loss by its name in `LOSSES`.
+
+    Args:
+        name: A key of `LOSSES`.
+        num_classes: K, at least 1.
+        options: Keyword arguments of the loss.
+
+    Raises:
+        ValueError: No such loss, or no such option of it; the message has the nearest match.
+    """
+    if name not in LOSSES:
+        raise ValueError(f"unknown loss {name!r}; {_nearest(name, LOSSES)}")
+    known = [option for option in inspect.signature(LOSSES[name]).parameters if option != "num_classes"]
+    for option in options:
+        if option not in known:
+            raise ValueError(f"loss {name!r} has no option {option!r}; {_nearest(option, known)}")
+    return LOSSES[name](num_classes, **options)
+
+
+def _nearest(word: str, known) -> str:
+    matches = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
+    return f"did you mean {matches[0]!r}?" if matches else f"it must be one of {', '.join(known)}"

@@ -1,0 +1,309 @@
+"""Online label smoothing: the soft labels of an epoch are what the model predicted in the one before."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from ols.losses.base import LabelLoss, check_interval
+from ols.losses.collecting_cross_entropy import CollectingCrossEntropy
+from ols.losses.soft_targets import flatten_classes, soft_target_cross_entropy
+
+Reduce = Callable[[Tensor], Tensor | None]
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "official_cifar": {"initial": "zeros", "unseen": "uniform"},
+    "official_finegrained": {"loss_scale": 2.0, "freeze_above": 0.88, "unseen": "uniform"},
+}
+
+
+class OnlineLabelSmoothing(LabelLoss):
+    """Cross entropy against `hard_weight e_y + (1 - hard_weight) soft_labels[y]`, with soft labels learnt as it trains.
+
+    Zhang et al., Delving Deep into Label Smoothing, IEEE TIP 2021; the paper's alpha is `hard_weight`. In training mode
+    with gradients enabled, every sample whose label has the largest logit (a tie counts) adds its probabilities to its
+    class; `end_epoch()` turns the sums into the next soft labels. Rows of mixed probability targets are trained on but
+    not collected. Class weights multiply the whole sample. Memory is two K x K matrices: 0.2 MB at K = 165, 8 MB at
+    1,000, 3.8 GB at 21,841. A masked class (a logit of -inf) makes the loss inf where its soft label is not 0.
+
+    Keep the loss outside a DistributedDataParallel module, which would overwrite the other ranks' sums at each forward.
+
+    Args:
+        num_classes: K, at least 1.
+        hard_weight: Share of the hard label, in [0, 1].
+        initial: Soft labels of the first epoch: "uniform" (1 / K, the paper), "smoothed" (uniform smoothing by
+            `smoothing`), "hard", "zeros" (the authors' CIFAR script), or distributions `[K, K]`, a row per class.
+        smoothing: Smoothing of `initial="smoothed"`, in [0, 1), over all K classes.
+        unseen: Next row of a class without a correct prediction: "keep" its row or "uniform" (the authors' code).
+        momentum: Share of the old soft labels in the next ones, in [0, 1); 0 is the paper.
+        loss_scale: Factor of the training loss, positive.
+        freeze_above: Keep the row of a seen class once its maximum has reached this, in (0, 1]; None for never.
+        weight: Weight of each class `[K]`; the label's weight multiplies the whole sample.
+        ignore_index: Class index that neither counts nor collects.
+        reduction: "none", "mean" or "sum", as in torch.
+    """
+
+    soft_labels: Tensor  # [K, K], row = true class, sums to 1
+    epochs_ended: int
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        hard_weight: float = 0.5,
+        initial: Literal["uniform", "smoothed", "hard", "zeros"] | Tensor = "uniform",
+        smoothing: float = 0.1,
+        unseen: Literal["keep", "uniform"] = "keep",
+        momentum: float = 0.0,
+        loss_scale: float = 1.0,
+        freeze_above: float | None = None,
+        weight: Tensor | None = None,
+        ignore_index: int = -100,
+        reduction: Literal["none", "mean", "sum"] = "mean",
+    ):
+        super().__init__(num_classes, weight=weight, ignore_index=ignore_index, reduction=reduction)
+        if unseen not in ("keep", "uniform"):
+            raise ValueError(f"unseen must be 'keep' or 'uniform', got {unseen!r}")
+        self.hard_weight = check_interval("hard_weight", hard_weight, "[0, 1]")
+        self.unseen = unseen
+        self.momentum = check_interval("momentum", momentum, "[0, 1)")
+        self.loss_scale = check_interval("loss_scale", loss_scale, "(0, inf)")
+        self.freeze_above = None if freeze_above is None else check_interval("freeze_above", freeze_above, "(0, 1]")
+        self.epochs_ended = 0
+        self._collecting = True
+        smoothing = check_interval("smoothing", smoothing, "[0, 1)")
+        self.register_buffer("soft_labels", _initial_soft_labels(num_classes, initial, smoothing))
+        # One row more than classes: it takes the samples that do not count, which no operation then has to select.
+        self.register_buffer("_prob_sums", self.soft_labels.new_zeros(num_classes + 1, num_classes), persistent=False)
+        self.register_buffer("_correct_counts", torch.zeros(num_classes + 1, dtype=torch.int64), persistent=False)
+        self._has_zero_rows = isinstance(initial, str) and initial == "zeros"
+
+    @classmethod
+    def preset(cls, name: Literal["paper", "official_cifar", "official_finegrained"], num_classes: int):
+        """Return a published variant: the paper, or the authors' CIFAR or fine-grained script, step for step."""
+        if name not in PRESETS:
+            raise ValueError(f"name must be one of {', '.join(PRESETS)}, got {name!r}")
+        return cls(num_classes, **PRESETS[name])
+
+    @property
+    def prob_sums(self) -> Tensor:
+        """This epoch's sums of predicted probabilities, `[K, K]`, of the samples predicted correctly."""
+        return self._prob_sums[: self.num_classes]
+
+    @property
+    def correct_counts(self) -> Tensor:
+        """This epoch's numbers of samples predicted correctly, `[K]`, int64."""
+        return self._correct_counts[: self.num_classes]
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Collect nothing inside: for the second forward pass of SAM, R-Drop or LBFGS."""
+        collecting, self._collecting = self._collecting, False
+        try:
+            yield
+        finally:
+            self._collecting = collecting
+
+    def training_loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the loss against the current soft labels, and collect for the next ones."""
+        if target.numel() == 0:
+            return self.cross_entropy(logits, target)  # an empty batch has torch's loss
+        rows = flatten_classes(logits)  # [B, K]
+        if target.is_floating_point():
+            return self._mixed_loss(rows, target)
+        if self._has_zero_rows:
+            return self._zero_row_loss(rows, target)
+        collecting = self._collecting and torch.is_grad_enabled()
+        loss = CollectingCrossEntropy.apply(
+            rows,
+            target.flatten().long(),
+            self.soft_labels,
+            self._label_weights,
+            self._prob_sums if collecting else None,
+            self._correct_counts if collecting else None,
+            self.hard_weight,
+            self.loss_scale,
+            self.ignore_index,
+            self.reduction,
+        )
+        return loss.view(target.shape) if self.reduction == "none" else loss
+
+    def _mixed_loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of probability targets: the mixture of soft labels that they are of classes."""
+        if target.requires_grad:
+            raise ValueError("target must not require grad: the loss has a gradient in the logits only")
+        target_probs = flatten_classes(target).to(logits.dtype)  # [B, K]
+        with torch.autocast(logits.device.type, enabled=False):
+            soft = target_probs @ self.soft_labels.to(logits.dtype)
+        soft.mul_(1 - self.hard_weight).add_(target_probs, alpha=self.hard_weight)
+        losses, probs, top = soft_target_cross_entropy(logits, soft)
+        one_hot = ((target_probs == 1).sum(1) == 1) & ((target_probs != 0).sum(1) == 1)
+        self._collect(logits, probs, top, target_probs.argmax(1), one_hot)
+        return self.loss_scale * self.reduce_samples(losses, target)
+
+    def _zero_row_loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of class indices where rows of zeros leave the hard part alone."""
+        labels = target.flatten().long()
+        F.nll_loss(
+            logits.detach(), labels, ignore_index=self.ignore_index
+        )  # torch's own error for a label out of range
+        ignored = labels == self.ignore_index
+        labels = labels.masked_fill(ignored, 0)
+        soft = self.soft_labels.index_select(0, labels).to(logits.dtype).mul_(1 - self.hard_weight)  # [B, K]
+        soft.scatter_add_(1, labels.unsqueeze(1), torch.full_like(soft[:, :1], self.hard_weight))
+        losses, probs, top = soft_target_cross_entropy(logits, soft)
+        self._collect(logits, probs, top, labels, ~ignored)
+        return self.loss_scale * self.reduce_samples(losses, target)
+
+    def _collect(self, logits: Tensor, probs: Tensor, top: Tensor, labels: Tensor, eligible: Tensor) -> None:
+        """Add the probabilities `[B, K]` of eligible rows, predicted correctly, to the sums of their labels `[B]`."""
+        if not (self._collecting and torch.is_grad_enabled()):
+            return
+        gap = top - logits.detach().gather(1, labels.unsqueeze(1)).squeeze(1)  # nan beside a logit of nan or inf
+        rows = labels.masked_fill(~(eligible & (gap == 0)), self.num_classes)
+        self._prob_sums.index_add_(0, rows, probs.to(self._prob_sums.dtype))
+        self._correct_counts.index_add_(0, rows, torch.ones_like(rows))
+
+    def end_epoch(self, *, reduce: Reduce | None = None) -> dict[str, float]:
+        """Turn the sums of all ranks into the next soft labels, on every rank, and start the next epoch's sums.
+
+        With nothing collected on any rank the soft labels stay as they are, with a warning.
+
+        Args:
+            reduce: Returns a tensor summed over ranks, or sums it in place and returns None; instead of an all-reduce
+                over the default process group, if there is one.
+
+        Returns:
+            By tag: mean and minimum of the diagonal, mean entropy of the rows in nats, mean effective smoothing
+            (the mass that targets put on other classes), and the number of classes without a correct prediction.
+
+        Raises:
+            ValueError: The default group cannot reduce on the device of the loss.
+        """
+        self._all_reduce(reduce)
+        seen = self.correct_counts > 0  # [K]
+        if seen.any():
+            self._replace_soft_labels(seen)
+        else:
+            warnings.warn("end_epoch: no correct prediction was collected, so the soft labels stay", stacklevel=2)
+        self._prob_sums.zero_()
+        self._correct_counts.zero_()
+        self.epochs_ended += 1
+        diagonal = self.soft_labels.diagonal()
+        return {
+            "soft_labels/mean_diagonal": diagonal.mean().item(),
+            "soft_labels/min_diagonal": diagonal.min().item(),
+            "soft_labels/mean_entropy": torch.special.entr(self.soft_labels).sum(1).mean().item(),
+            "soft_labels/effective_smoothing": (1 - self.hard_weight) * (1 - diagonal.mean().item()),
+            "soft_labels/unseen_classes": float(self.num_classes - seen.sum().item()),
+        }
+
+    def _replace_soft_labels(self, seen: Tensor) -> None:
+        sums = self.prob_sums
+        sums.div_(sums.sum(1, keepdim=True).masked_fill_(~seen.unsqueeze(1), 1))
+        empty = self.soft_labels.sum(1) == 0
+        share = torch.where(empty, 1.0, 1 - self.momentum)
+        if self.freeze_above is not None:
+            share.masked_fill_(self.soft_labels.amax(1) >= self.freeze_above, 0)
+        share.masked_fill_(~seen, 0)
+        self.soft_labels.lerp_(sums, share.to(sums.dtype).unsqueeze(1))
+        uniform = ~seen if self.unseen == "uniform" else ~seen & empty  # never a row of zeros
+        self.soft_labels.masked_fill_(uniform.unsqueeze(1), 1 / self.num_classes)
+        self._has_zero_rows = False
+
+    def sum_over_ranks(self, *, reduce: Reduce | None = None) -> None:
+        """Gather this epoch's sums on rank 0 and leave none on the others: call on all ranks, then save rank 0's state.
+
+        Needed only before a checkpoint inside an epoch. Loading such a checkpoint on every rank keeps its sums on rank
+        0 alone, so that `end_epoch` counts them once.
+
+        Args:
+            reduce: As in `end_epoch`.
+        """
+        self._all_reduce(reduce)
+        self._keep_sums_on_rank_0()
+
+    def _keep_sums_on_rank_0(self) -> None:
+        if dist.is_available() and dist.is_initialized() and dist.get_rank() > 0:
+            self._prob_sums.zero_()
+            self._correct_counts.zero_()
+
+    def _all_reduce(self, reduce: Reduce | None) -> None:
+        if reduce is None:
+            if not (dist.is_available() and dist.is_initialized()):
+                return
+            backend = dist.get_backend()
+            if backend == "nccl" and not self._prob_sums.is_cuda:
+                raise ValueError(
+                    f"the loss must be on the GPU for the nccl backend to sum it, got {self._prob_sums.device}; "
+                    f"move it with loss.to(device)"
+                )
+            reduce = dist.all_reduce
+        for sums in (self.prob_sums, self.correct_counts):
+            summed = reduce(sums)
+            if summed is not None and summed is not sums:
+                sums.copy_(summed)
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}prob_sums"] = self.prob_sums
+        destination[f"{prefix}correct_counts"] = self.correct_counts
+        # Not a tensor among the others: it travels with the state dict's version, as torch's own metadata does.
+        destination._metadata[prefix[:-1]]["epochs_ended"] = self.epochs_ended
+
+    def _load_from_state_dict(
+        self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+    ):
+        state = dict(state_dict)
+        for name in ("soft_labels", "prob_sums", "correct_counts"):
+            key, own = prefix + name, getattr(self, name)
+            if key in state and state[key].shape != own.shape:
+                raise ValueError(f"{key} must have shape {tuple(own.shape)}, got {tuple(state[key].shape)}")
+        if prefix + "soft_labels" in state:
+            _check_distributions(f"{prefix}soft_labels", state[prefix + "soft_labels"], zeros_allowed=True)
+        for name in ("prob_sums", "correct_counts"):
+            saved = state.pop(prefix + name, None)
+            if saved is not None:
+                getattr(self, name).copy_(saved)
+            elif strict:
+                missing_keys.append(prefix + name)
+        super()._load_from_state_dict(state, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+        self._keep_sums_on_rank_0()
+        self._has_zero_rows = bool((self.soft_labels.sum(1) == 0).any())
+        self.epochs_ended = local_metadata.get("epochs_ended", self.epochs_ended)
+
+    def extra_repr(self) -> str:
+        """Return the configuration."""
+        return f"{super().extra_repr()}, hard_weight={self.hard_weight}, unseen={self.unseen!r}"
+
+
+def _initial_soft_labels(num_classes: int, initial: str | Tensor, smoothing: float) -> Tensor:
+    if isinstance(initial, Tensor):
+        if initial.shape != (num_classes, num_classes) or not initial.is_floating_point():
+            expected = f"a floating point tensor of shape {(num_classes, num_classes)}"
+            raise ValueError(f"initial must be {expected}, got {initial.dtype} {tuple(initial.shape)}")
+        _check_distributions("initial", initial)
+        return initial.detach().to(torch.promote_types(initial.dtype, torch.float32), copy=True)
+    smoothings = {"uniform": 1.0, "smoothed": smoothing, "hard": 0.0}
+    if initial == "zeros":
+        return torch.zeros(num_classes, num_classes, dtype=torch.float32)
+    if initial not in smoothings:
+        raise ValueError(f"initial must be 'uniform', 'smoothed', 'hard', 'zeros' or a tensor, got {initial!r}")
+    hard = torch.eye(num_classes, dtype=torch.float32)
+    return hard.mul_(1 - smoothings[initial]).add_(smoothings[initial] / num_classes)
+
+
+def _check_distributions(name: str, rows: Tensor, *, zeros_allowed: bool = False) -> None:
+    mass = rows.double().sum(1)
+    right = (rows >= 0).all(1) & ((mass - 1).abs() < 1e-3)
+    if zeros_allowed:
+        right |= (rows == 0).all(1)
+    if not right.all():
+        row = int(right.logical_not().nonzero()[0])
+        raise ValueError(f"{name} must hold distributions in its rows, got sum {mass[row]:.6g} in row {row}")
