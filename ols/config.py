@@ -1,0 +1,263 @@
+"""The configuration of a run: its schema, and how it is read from files and the command line.
+
+`ols.losses` and the phantoms' configuration are the only things imported from the package: their constructors are
+their schema. Nothing heavy is imported, so that `--help` and a wrong key answer at once.
+"""
+
+import difflib
+import re
+import sys
+from argparse import ArgumentParser as PlainParser
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentParser
+
+from ols.data.phantom import PhantomConfig
+from ols.losses import LOSSES
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Images, and what is done to them.
+
+    Args:
+        root: Folder that contains `radiology_ai`.
+        splits: Folder with the split CSVs, where it is not one of the usual places.
+        phantoms: Render the data set described by `phantoms` at `root` unless it is there.
+        image_size: Side of the square that the model sees, in pixels.
+        resize_size: The shorter side is resized to this before the square is cut out, in pixels.
+        in_chans: 1 for grayscale, 3 for RGB.
+        horizontal_flip: Mirror half of the training images; turn it off where laterality matters.
+        class_weights: Weight of a class in the loss: `inverse` to its training images, or to their `effective`
+            number (Cui et al. 2019, beta 0.9999); the mean weight of a training image is 1.
+        workers: Reading processes of each loader and process; by default its share of the cores, at most 8.
+    """
+
+    root: str = "data/phantoms"
+    splits: str | None = None
+    phantoms: bool = False
+    image_size: int = 224
+    resize_size: int = 256
+    in_chans: Literal[1, 3] = 1
+    horizontal_flip: bool = True
+    class_weights: Literal["none", "inverse", "effective"] = "none"
+    workers: int | None = None
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Architecture.
+
+    Args:
+        name: A name that timm knows.
+        pretrained: Start from timm's weights (needs the network).
+    """
+
+    name: str = "resnet50"
+    pretrained: bool = False
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Optimizer and schedule.
+
+    Args:
+        name: A name that timm knows; `sgd` is SGD with Nesterov momentum.
+        peak_lr: Learning rate at the end of the warm-up.
+        weight_decay: Weight decay, not applied to norms and biases.
+        momentum: Momentum, for optimizers that have one.
+        schedule: timm's name of the learning-rate schedule.
+        warmup_epochs: Linear warm-up, counted within the epochs of the run.
+        min_lr: Learning rate at the start of the warm-up and at the end.
+    """
+
+    name: str = "sgd"
+    peak_lr: float = 0.1
+    weight_decay: float = 1e-4
+    momentum: float = 0.9
+    schedule: str = "cosine"
+    warmup_epochs: float = 1.0
+    min_lr: float = 0.0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The loop, and the machine it runs on.
+
+    Args:
+        epochs: Passes over the training split.
+        global_batch_size: Images per optimizer step over all processes and accumulation steps.
+        accumulation_steps: Micro-batches per optimizer step.
+        precision: `bf16` and `fp16` are autocast with the loss in float32; `float64` is for comparisons.
+        channels_last: Memory format of images and weights; faster on GPUs.
+        compile: Compile the model with torch.compile.
+        sync_bn: Batch statistics over all processes (GPUs only).
+        clip_grad_norm: Largest norm of the gradient; `null` does not clip.
+        ema_decay: Decay per step of an exponential moving average of the weights. Both are evaluated; the average is
+            selected and exported.
+        select_by: Validation metric that chooses the epoch that is tested and exported.
+        keep_last: Newest checkpoints that are kept, beside the best.
+        log_every_steps: Optimizer steps between readings of the training loss.
+        threads: torch's threads in each process; by default its share of the cores.
+        device: `cpu` uses no accelerator even where there is one.
+    """
+
+    epochs: int = 30
+    global_batch_size: int = 256
+    accumulation_steps: int = 1
+    precision: Literal["float32", "bf16", "fp16", "float64"] = "float32"
+    channels_last: bool = False
+    compile: bool = False
+    sync_bn: bool = False
+    clip_grad_norm: float | None = None
+    ema_decay: float | None = None
+    select_by: Literal["top1", "balanced_accuracy", "nll"] = "top1"
+    keep_last: int = 1
+    log_every_steps: int = 50
+    threads: int | None = None
+    device: Literal["auto", "cpu"] = "auto"
+
+    def __post_init__(self):
+        for name in ("epochs", "global_batch_size", "accumulation_steps", "keep_last", "log_every_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"train.{name} must be at least 1, got {getattr(self, name)}")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"train.ema_decay must lie in (0, 1), got {self.ema_decay}")
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run.
+
+    Args:
+        run_dir: Folder of the run; by default `runs/<data>-<model>-<loss>-seed<seed>`.
+        seed: Seed of initialisation, order and augmentation.
+        resume: `auto` continues the run in `run_dir`; `never` moves it aside and starts anew.
+        dry_run: Two steps of everything, in a folder of its own.
+        overfit_batches: Train and evaluate on so many fixed batches: a sound model reaches 100 %.
+        teacher: Export of a trained model, for losses that need a teacher.
+        data: Images.
+        phantoms: Synthetic images, where `data.phantoms` asks for them.
+        model: Architecture.
+        optim: Optimizer and schedule.
+        train: The loop.
+        loss: Name of the loss, and its options.
+        format: Version of this schema.
+    """
+
+    run_dir: str | None = None
+    seed: int = 0
+    resume: Literal["auto", "never"] = "auto"
+    dry_run: bool = False
+    overfit_batches: int | None = None
+    teacher: str | None = None
+    data: DataConfig = field(default_factory=DataConfig)
+    phantoms: PhantomConfig = field(default_factory=PhantomConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    loss: dict[str, Any] = field(default_factory=lambda: {"name": "ols"})
+    format: Literal[1] = 1
+
+    def resolve(self) -> "Config":
+        """Return the configuration with the run's folder filled in, and a dry run's folder kept apart."""
+        name = f"{Path(self.data.root).name}-{self.model.name}-{self.loss['name']}-seed{self.seed}"
+        run_dir = self.run_dir or f"runs/{name}"
+        if self.dry_run:
+            train = replace(self.train, epochs=1, log_every_steps=1)
+            return replace(self, run_dir=f"{run_dir}-dry_run", resume="never", train=train)
+        return replace(self, run_dir=run_dir)
+
+
+class _Parser(ArgumentParser):
+    """Names the nearest key when an unknown one is given."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        for pattern in (r"Group '(.+)' does not accept option '(.+)'", r"Option '(.+)' is not accepted"):
+            if match := re.search(pattern, message):
+                message = self._unknown(".".join(match.groups()))
+        if match := re.search(r"unrecognized arguments: --([\w.]+)", message):
+            message = self._unknown(match.group(1))
+        super().error(message, ex)
+
+    def _unknown(self, key: str) -> str:
+        keys = [action.dest for action in self._actions]
+        near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
+        # The section may be forgotten or wrong while the last part is right.
+        near = near or [known for known in keys if known.split(".")[-1] == key.split(".")[-1]]
+        return f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else f"; known keys: {', '.join(keys)}")
+
+
+def parse_config(default: Path, argv: Sequence[str] | None = None) -> Config:
+    """Read a configuration from `--config` files and dotted overrides, later ones winning.
+
+    Changing `loss.name` on the command line drops the loss options of the files, and says which.
+
+    Args:
+        default: The file that is read where none is named.
+        argv: Command line without the program's name; that of the process by default.
+
+    Raises:
+        SystemExit: A key is unknown or a value is wrong; the message on stderr names it, and the nearest key.
+    """
+    first = PlainParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config", action="append", type=Path)
+    first.add_argument("--loss.name", dest="loss_name")
+    known, overrides = first.parse_known_args(argv)
+
+    files: dict[str, Any] = {}
+    for path in known.config or [default]:
+        if not path.is_file():
+            first.error(f"--config: no such file: {path}")
+        files = _merge(files, yaml.safe_load(path.read_text()) or {})
+    loss = files.setdefault("loss", {})
+    file_name = loss.setdefault("name", "ols")
+    name = known.loss_name or file_name
+    if name not in LOSSES:
+        near = difflib.get_close_matches(name, LOSSES, n=1)
+        first.error(f"unknown loss {name!r}; " + (f"did you mean {near[0]!r}? " if near else "") + _known_losses())
+    if name != file_name:
+        dropped = ", ".join(f"{key}={value}" for key, value in loss.items() if key != "name")
+        if dropped:
+            print(f"loss.name {file_name} -> {name}: dropped the configured {dropped}", file=sys.stderr)
+        files["loss"] = {"name": name}
+
+    parser = _build_parser(name)
+    parsed = parser.parse_args(overrides, namespace=parser.parse_object(files))
+    try:
+        values = parser.instantiate(parsed).as_dict()
+        del values["config"]
+        return Config(**values).resolve()
+    except (TypeError, ValueError) as error:
+        parser.error(str(error), error)
+
+
+def _build_parser(loss_name: str) -> _Parser:
+    parser = _Parser(description=f"Losses: {_known_losses()}")
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file; several are merged.")
+    parser.add_class_arguments(Config, skip={"loss"})
+    parser.add_argument("--loss.name", type=str, help="Name of the loss; its options follow from it.")
+    parser.add_class_arguments(
+        LOSSES[loss_name],
+        "loss",
+        skip={"num_classes", "weight", "ignore_index", "reduction"},
+        instantiate=False,
+    )
+    return parser
+
+
+def _known_losses() -> str:
+    return ", ".join(LOSSES)
+
+
+def _merge(base: dict, override: dict) -> dict:
+    """Return `base` with the keys of `override`, nested dictionaries merged."""
+    merged = dict(base)
+    for key, value in override.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged

@@ -1,0 +1,131 @@
+"""Run a model over a split: every sample exactly once, on any number of processes."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ols.data.loading import Loader
+from ols.metrics import classification_metrics
+
+Autocast = Callable[[], AbstractContextManager]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the metrics say of a split.
+
+    Args:
+        metrics: Scalars by name.
+        reliability: Count, mean confidence and accuracy of 15 confidence bins, float64 `[15, 3]` on the CPU.
+    """
+
+    metrics: dict[str, float]
+    reliability: Tensor
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A model's outputs on a split, in the order of the data set.
+
+    Args:
+        logits: float32 or float64 `[N, K]`.
+        targets: int64 `[N]`.
+        indices: Index of each sample in its data set, int64 `[N]`.
+        features: Penultimate features `[N, D]`, where they were asked for.
+    """
+
+    logits: Tensor
+    targets: Tensor
+    indices: Tensor
+    features: Tensor | None
+
+
+def evaluate(model: nn.Module, loader: Loader, autocast: Autocast = nullcontext) -> Evaluation:
+    """Measure a model on a split.
+
+    Called on every process; each reads its share, and each returns the results of all.
+
+    Args:
+        model: From images to logits `[B, K]`; not wrapped for distributed training.
+        loader: The split.
+        autocast: Makes the context of a forward pass, such as `accelerator.autocast`.
+
+    Raises:
+        RuntimeError: The metrics did not see every sample exactly once.
+    """
+    metrics = classification_metrics(len(loader.source.classes))
+    # Apple's GPUs have no float64, which calibration is summed in.
+    metrics.to("cpu" if loader.device.type == "mps" else loader.device)
+    histogram = metrics["calibration"]
+    for batch in _predict_batches(model, loader, autocast):
+        metrics.update(batch["logits"].to(histogram.device), batch["target"].to(histogram.device))
+    results = {name: float(value) for name, value in metrics.compute().items()}
+    seen = results["count"] + results["nonfinite"]
+    if seen != loader.num_samples:
+        raise RuntimeError(f"evaluated {seen:.0f} samples of a split of {loader.num_samples}")
+    with histogram.sync_context():
+        reliability = histogram.reliability().cpu()
+    return Evaluation(results, reliability)
+
+
+def predict(
+    model: nn.Module, loader: Loader, *, features: bool = False, autocast: Autocast = nullcontext
+) -> Predictions:
+    """Collect a model's outputs on a split, from all processes, on the CPU.
+
+    Args:
+        model: A timm model; not wrapped for distributed training.
+        loader: The split.
+        features: Whether to keep the penultimate features, the input of the classifier.
+        autocast: Makes the context of a forward pass, such as `accelerator.autocast`.
+
+    Raises:
+        RuntimeError: A sample is missing or came twice.
+    """
+    batches = [
+        {name: value.cpu() for name, value in batch.items()}
+        for batch in _predict_batches(model, loader, autocast, features=features)
+    ]
+    if dist.is_available() and dist.is_initialized():
+        shares: list = [None] * dist.get_world_size()
+        dist.all_gather_object(shares, batches)
+        batches = [batch for share in shares for batch in share]
+    whole = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+    order = whole["index"].argsort()
+    indices = whole["index"][order]
+    if not torch.equal(indices, torch.as_tensor(loader.batches.pool).sort().values):
+        raise RuntimeError(f"predicted {len(indices)} samples, not each of {loader.num_samples} exactly once")
+    return Predictions(
+        logits=whole["logits"][order],
+        targets=whole["target"][order],
+        indices=indices,
+        features=whole["features"][order] if features else None,
+    )
+
+
+def _predict_batches(
+    model: nn.Module, loader: Loader, autocast: Autocast, *, features: bool = False
+) -> Iterator[dict[str, Tensor]]:
+    """Yield `logits`, `target`, `index` and perhaps `features` of this process's batches; the mode is restored."""
+    was_training = model.training
+    model.eval()
+    inputs: list[Tensor] = []
+    hook = (
+        model.get_classifier().register_forward_pre_hook(lambda _, args: inputs.append(args[0])) if features else None
+    )
+    try:
+        for batch in loader:
+            with torch.no_grad(), autocast():
+                logits = model(batch["image"])
+            out = {"logits": logits if logits.dtype == torch.float64 else logits.float()}
+            if features:
+                out["features"] = inputs.pop().flatten(1).float()
+            yield out | {"target": batch["target"], "index": batch["index"]}
+    finally:
+        if hook is not None:
+            hook.remove()
+        model.train(was_training)

@@ -1,0 +1,137 @@
+"""Train and evaluate a classifier: `accelerate launch recipes/pretrain.py --config recipes/configs/<name>.yaml`.
+
+Read it from top to bottom. To change a run beyond its configuration, copy this file and edit the copy.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from ols.config import Config, parse_config
+
+QUICKSTART = Path(__file__).parent / "configs" / "quickstart.yaml"
+
+
+def main(config: Config) -> None:
+    """Run one configuration."""
+    # Imported here because it takes seconds: --help and a wrong key answer at once.
+    import torch
+
+    from ols.data import Preprocessing, build_loaders, class_counts, class_weights
+    from ols.data.phantom import write_phantoms
+    from ols.export import export_model, load_export
+    from ols.losses import build_loss
+    from ols.models import build_model
+    from ols.optim import build_optimizer, build_schedule
+    from ols.report import describe_cost, describe_data, result_table
+    from ols.reproducibility import cores_per_process, environment_record, seed_everything
+    from ols.runs import prepare_run_dir
+    from ols.tracking import Tracker
+    from ols.trainer import Trainer, build_accelerator
+
+    # Machine: launchers set OMP_NUM_THREADS=1, which would leave all cores but one idle.
+    accelerator = build_accelerator(config.train)
+    cores = cores_per_process(accelerator.num_processes)
+    threads = config.train.threads or cores
+    torch.set_num_threads(threads)
+    device = accelerator.device
+    dtype = torch.float64 if config.train.precision == "float64" else torch.float32
+    memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
+    run_dir = Path(config.run_dir)
+    if accelerator.is_main_process:
+        prepare_run_dir(run_dir, asdict(config), config.resume)
+        if config.data.phantoms:
+            write_phantoms(Path(config.data.root), config.phantoms)
+    accelerator.wait_for_everyone()
+
+    # Data
+    seed_everything(config.seed)
+    loaders = build_loaders(
+        config.data.root,
+        splits=config.data.splits,
+        preprocessing=Preprocessing(config.data.image_size, config.data.resize_size, config.data.in_chans),
+        horizontal_flip=config.data.horizontal_flip,
+        global_batch_size=config.train.global_batch_size,
+        accumulation_steps=config.train.accumulation_steps,
+        seed=config.seed,
+        workers=min(8, cores) if config.data.workers is None else config.data.workers,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        device=device,
+        dtype=dtype,
+        memory_format=memory_format,
+        limit_batches=2 if config.dry_run else None,
+        overfit_batches=config.overfit_batches,
+    )
+    num_classes = len(loaders.classes)
+
+    # Model
+    model = build_model(config.model.name, num_classes, config.data.in_chans, pretrained=config.model.pretrained)
+    accelerator.print(f"{describe_data(loaders)}\n{describe_cost(model, loaders, epochs=config.train.epochs)}")
+    model.to(device, dtype, memory_format=memory_format)
+    teacher = load_export(Path(config.teacher))[0].to(device, dtype) if config.teacher else None
+
+    # Loss
+    weights = class_weights(class_counts(loaders.train), config.data.class_weights)
+    weight = None if weights is None else torch.tensor(weights, dtype=dtype)
+    loss = build_loss(**config.loss, num_classes=num_classes, weight=weight, reduction="sum")
+    if dtype == torch.float64:
+        loss.double()
+
+    # Optimizer
+    optim = config.optim
+    optimizer = build_optimizer(
+        model, optim.name, peak_lr=optim.peak_lr, weight_decay=optim.weight_decay, momentum=optim.momentum
+    )
+    schedule = build_schedule(
+        optimizer,
+        optim.schedule,
+        epochs=config.train.epochs,
+        warmup_epochs=optim.warmup_epochs,
+        min_lr=optim.min_lr,
+        steps_per_epoch=loaders.train.batches.steps,
+    )
+
+    # Train
+    environment = environment_record(device, accelerator.num_processes, threads)
+    tracker = Tracker(run_dir, config=asdict(config), environment=environment, enabled=accelerator.is_main_process)
+    trainer = Trainer(
+        config.train,
+        seed=config.seed,
+        accelerator=accelerator,
+        model=model,
+        loss=loss,
+        optimizer=optimizer,
+        schedule=schedule,
+        train_loader=loaders.train,
+        val_loader=loaders.val,
+        tracker=tracker,
+        teacher=teacher,
+    )
+    best = trainer.fit()
+
+    # Test the best epoch, and export it
+    results = trainer.evaluate(loaders.val, "val") | trainer.evaluate(loaders.test, "test")
+    if accelerator.is_main_process:
+        trainer.log_evaluations({prefix: result for prefix, result in results.items() if prefix.startswith("test")})
+        export_model(
+            run_dir / "export",
+            trainer.selected_model,
+            architecture=config.model.name,
+            classes=loaders.classes,
+            groups=loaders.groups,
+            preprocessing=loaders.train.preprocessing,
+            metrics={
+                f"{prefix}/{name}": value
+                for prefix, result in results.items()
+                for name, value in result.metrics.items()
+            },
+        )
+        tracker.close()
+        print(f"\n{run_dir}, best epoch {best.epoch} of {config.train.epochs} by val {config.train.select_by}")
+        print(result_table(results))
+        print(f"\nexport       {run_dir / 'export'}\ncurves       tensorboard --logdir {run_dir.parent}")
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main(parse_config(QUICKSTART))

@@ -1,0 +1,116 @@
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ols.config import parse_config
+
+CONFIGS = sorted((Path(__file__).parents[1] / "recipes" / "configs").rglob("*.yaml"))
+QUICKSTART = CONFIGS[[path.name for path in CONFIGS].index("quickstart.yaml")]
+
+
+def _parse(*argv):
+    return parse_config(QUICKSTART, argv)
+
+
+def test_there_are_fourteen_configs():
+    assert len(CONFIGS) == 14
+    names = {path.stem for path in CONFIGS if path.parent.name == "radimagenet"}
+    assert len(names) == 12
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_config_loads_says_what_it_is_and_holds_only_what_differs(path):
+    config = _parse("--config", str(path))
+    header = path.read_text().split("\ndata:" if "\ndata:" in path.read_text()[:900] else "\nmodel:")[0]
+    for part in ("Method:", "Command:", "Hardware:"):
+        assert f"# {part}" in header
+    assert "not yet run" in header or "README" in header
+    assert path.stem.split("_", 1)[0] in ("quickstart", "radiology13", config.model.name.split("_")[0])
+
+
+def test_without_a_config_the_quickstart_is_read():
+    config = _parse()
+    assert config.data.phantoms
+    assert config.model.name == "test_resnet"
+    assert config.run_dir == "runs/phantoms-test_resnet-ols-seed0"
+
+
+def test_a_named_config_does_not_inherit_the_quickstart(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("data: {root: somewhere}\nloss: {name: hard}\n")
+    config = _parse("--config", str(path))
+    assert not config.data.phantoms
+    assert config.model.name == "resnet50"
+    assert config.loss["name"] == "hard"
+
+
+def test_later_files_and_dotted_overrides_win(tmp_path):
+    (tmp_path / "a.yaml").write_text("optim: {peak_lr: 0.3, momentum: 0.8}\nloss: {name: ols, hard_weight: 0.2}\n")
+    (tmp_path / "b.yaml").write_text("optim: {peak_lr: 0.4}\n")
+    config = _parse("--config", str(tmp_path / "a.yaml"), "--config", str(tmp_path / "b.yaml"), "--seed", "5")
+    assert (config.optim.peak_lr, config.optim.momentum, config.seed) == (0.4, 0.8, 5)
+    assert config.loss["hard_weight"] == 0.2
+    config = _parse("--config", str(tmp_path / "a.yaml"), "--optim.peak_lr=0.7", "--loss.hard_weight", "0.4")
+    assert (config.optim.peak_lr, config.loss["hard_weight"]) == (0.7, 0.4)
+
+
+def test_another_loss_drops_the_files_loss_options_and_says_which(tmp_path, capsys):
+    (tmp_path / "a.yaml").write_text("loss: {name: ols, hard_weight: 0.2}\n")
+    config = _parse("--config", str(tmp_path / "a.yaml"), "--loss.name", "label_smoothing", "--loss.smoothing", "0.3")
+    assert config.loss == {"name": "label_smoothing", "smoothing": 0.3}
+    assert "ols -> label_smoothing: dropped the configured hard_weight=0.2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("--optim.peek_lr", "1"), "unknown key optim.peek_lr; did you mean optim.peak_lr?"),
+        (("--peak_lr", "1"), "unknown key peak_lr; did you mean optim.peak_lr?"),
+        (("--loss.hard_wait=1",), "unknown key loss.hard_wait; did you mean loss.hard_weight?"),
+        (("--loss.name", "old"), "unknown loss 'old'; did you mean 'ols'?"),
+        (("--loss.num_classes", "3"), "unknown key loss.num_classes"),
+        (("--optim.peak_lr", "fast"), "optim.peak_lr"),
+        (("--train.precision", "bf17"), "train.precision"),
+        (("--train.epochs", "0"), "train.epochs must be at least 1, got 0"),
+        (("--train.ema_decay", "1.5"), "train.ema_decay must lie in (0, 1), got 1.5"),
+        (("--config", "nowhere.yaml"), "no such file: nowhere.yaml"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named_with_its_nearest_match(argv, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        _parse(*argv)
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("optim: {peek_lr: 1}", "unknown key optim.peek_lr; did you mean optim.peak_lr?"),
+        ("modell: {name: resnet50}", "unknown key modell.name; did you mean model.name?"),
+        ("loss: {name: label_smoothing, smothing: 0.1}", "unknown key loss.smothing; did you mean loss.smoothing?"),
+        ("phantoms: {sede: 1}", "unknown key phantoms.sede; did you mean phantoms.seed?"),
+    ],
+)
+def test_an_unknown_key_in_a_file_is_named_with_its_nearest_match(tmp_path, content, message, capsys):
+    (tmp_path / "a.yaml").write_text(content)
+    with pytest.raises(SystemExit, match="2"):
+        _parse("--config", str(tmp_path / "a.yaml"))
+    assert message in capsys.readouterr().err
+
+
+def test_a_resolved_config_reads_back_as_itself(tmp_path):
+    config = _parse("--loss.name", "virtual_teacher_kd", "--train.clip_grad_norm", "2", "--seed", "4")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(asdict(config)))
+    assert _parse("--config", str(tmp_path / "config.yaml")) == config
+
+
+def test_a_dry_run_has_a_folder_of_its_own():
+    assert _parse("--dry_run", "true").run_dir == "runs/phantoms-test_resnet-ols-seed0-dry_run"
+
+
+def test_the_config_can_be_printed(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        _parse("--print_config")
+    assert yaml.safe_load(capsys.readouterr().out)["model"]["name"] == "test_resnet"

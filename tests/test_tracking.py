@@ -1,0 +1,87 @@
+import json
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from ols.figures import reliability_diagram, soft_label_heatmap
+from ols.tracking import Tracker
+
+ENVIRONMENT = {"command": ["pretrain.py", "--seed", "1 2"], "versions": {}}
+
+
+def _tracker(folder, **options):
+    return Tracker(folder, **{"config": {"seed": 1}, "environment": ENVIRONMENT, "enabled": True, **options})
+
+
+def _events(folder):
+    events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0, "images": 0})
+    return events.Reload()
+
+
+def test_the_folder_says_how_the_run_was_made_before_the_first_record(tmp_path):
+    tracker = _tracker(tmp_path / "run")
+    tracker.start(images_seen=0)
+    assert (tmp_path / "run" / "config.yaml").read_text() == "seed: 1\n"
+    assert (tmp_path / "run" / "command.txt").read_text() == "pretrain.py --seed '1 2'\n"
+    assert json.loads((tmp_path / "run" / "environment.jsonl").read_text())["images_seen"] == 0
+    tracker.close()
+
+
+def test_a_continued_run_has_no_doubled_points(tmp_path):
+    for start, points in ((0, (10, 20, 30)), (20, (30, 40))):
+        tracker = _tracker(tmp_path)
+        tracker.start(images_seen=start)
+        for images_seen in points:
+            tracker.log({"val/top1": images_seen / 100 + start}, images_seen=images_seen, epoch=1)
+        tracker.close()
+    expected = [(10, 0.1), (20, 0.2), (30, 20.3), (40, 20.4)]
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(record["images_seen"], record["val/top1"]) for record in records] == expected
+    scalars = _events(tmp_path).Scalars("val/top1")
+    assert [(scalar.step, pytest.approx(scalar.value)) for scalar in scalars] == expected
+
+
+def test_metrics_are_json_even_where_they_are_not_numbers(tmp_path):
+    tracker = _tracker(tmp_path)
+    tracker.start(images_seen=0)
+    tracker.log({"a": float("nan"), "b": 1.0}, images_seen=1, epoch=1)
+    tracker.close()
+    record = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=pytest.fail)
+    assert (record["a"], record["b"], record["format"]) == (None, 1.0, 1)
+
+
+def test_other_processes_write_nothing(tmp_path):
+    tracker = _tracker(tmp_path / "run", enabled=False)
+    tracker.start(images_seen=0)
+    tracker.log({"a": 1.0}, images_seen=1, epoch=1)
+    tracker.close()
+    assert not (tmp_path / "run").exists()
+
+
+def test_figures_show_what_they_are_given(tmp_path):
+    reliability = torch.full((15, 3), torch.nan, dtype=torch.float64)
+    reliability[:, 0] = 0
+    reliability[14] = torch.tensor([40.0, 0.98, 0.7], dtype=torch.float64)
+    diagram = reliability_diagram(reliability, title="val")
+    upper, lower = diagram.axes
+    accuracy = [bar.get_height() for bar in upper.containers[0]]
+    gaps = [(bar.get_y(), bar.get_height()) for bar in upper.containers[1]]
+    assert accuracy == pytest.approx([0] * 14 + [0.7])
+    assert gaps[14] == pytest.approx((0.7, 0.28))
+    assert [bar.get_height() for bar in lower.containers[0]] == [0] * 14 + [40]
+
+    soft_labels = torch.tensor([[0.8, 0.1, 0.1], [0.0, 1.0, 0.0], [0.3, 0.0, 0.7]])
+    heatmap = soft_label_heatmap(soft_labels, ["c", "b", "a"], ["MR", "CT", "CT"], title="epoch 1")
+    axes = heatmap.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "c"]  # by group, then by name
+    drawn = 10 ** axes.images[0].get_array()
+    assert drawn[2].tolist() == pytest.approx([0.1, 0.1, 0.8], rel=1e-4)
+    assert drawn[1].tolist() == pytest.approx([1e-6, 1, 1e-6], rel=1e-4)
+
+    tracker = _tracker(tmp_path)
+    tracker.start(images_seen=0)
+    tracker.log_figure("val/reliability", diagram, images_seen=5)
+    tracker.log_figure("soft_labels/matrix", heatmap, images_seen=5)
+    tracker.close()
+    assert _events(tmp_path).Tags()["images"] == ["val/reliability", "soft_labels/matrix"]

@@ -1,0 +1,228 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from safetensors.torch import load_file
+
+from ols.config import parse_config
+from ols.trainer import Trainer
+from recipes.pretrain import QUICKSTART, main
+
+SMALL = [
+    "--data.phantoms=false",
+    "--data.image_size=32",
+    "--data.resize_size=34",
+    "--data.workers=0",
+    "--model.name=test_convnext",
+    "--train.epochs=3",
+    "--train.global_batch_size=8",
+    "--train.log_every_steps=1",
+    "--train.device=cpu",
+    "--train.threads=1",
+]
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerate():
+    yield
+    for state in (AcceleratorState, PartialState, GradientState):
+        state._reset_state()
+
+
+@pytest.fixture
+def train(tree, tmp_path):
+    """Run the recipe on the small tree in a folder by name, and return the folder."""
+    tree.write_csvs()
+
+    def run(name: str, *options: str) -> Path:
+        run_dir = tmp_path / name
+        main(parse_config(QUICKSTART, [*SMALL, f"--data.root={tree.root}", f"--run_dir={run_dir}", *options]))
+        for state in (AcceleratorState, PartialState, GradientState):
+            state._reset_state()
+        return run_dir
+
+    return run
+
+
+def _final(run_dir: Path, part: str, epoch: int = 3) -> dict[str, torch.Tensor]:
+    return load_file(run_dir / f"checkpoints/epoch-{epoch:04d}/{part}.safetensors")
+
+
+def _records(run_dir: Path) -> list[dict]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def _assert_same(first: Path, second: Path, *, atol: float = 0.0) -> None:
+    for part in ("model", "loss", "optimizer"):
+        expected, found = _final(first, part), _final(second, part)
+        assert expected.keys() == found.keys()
+        for name in expected:
+            torch.testing.assert_close(
+                found[name], expected[name], rtol=0, atol=atol, msg=lambda m, n=name: f"{n}: {m}"
+            )
+
+
+def _interrupt_after(monkeypatch, epoch: int) -> None:
+    """Break the run once an epoch's checkpoint is written."""
+    save = Trainer.save
+
+    def save_and_stop(self, evaluations):
+        save(self, evaluations)
+        if self.epoch == epoch:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "save", save_and_stop)
+
+
+def _spy_on_train_steps(monkeypatch, look) -> list:
+    """Call `look(trainer, batch)` before every training step, and return the list of what it returns."""
+    seen, train_step = [], Trainer.train_step
+
+    def spying_train_step(self, batch):
+        seen.append(look(self, batch))
+        train_step(self, batch)
+
+    monkeypatch.setattr(Trainer, "train_step", spying_train_step)
+    return seen
+
+
+def test_a_run_interrupted_between_epochs_continues_as_if_nothing_had_happened(train, monkeypatch):
+    options = ["--train.ema_decay=0.9", "--train.keep_last=3"]
+    whole = train("whole", *options)
+    with monkeypatch.context() as patch:
+        _interrupt_after(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            train("broken", *options)
+    broken = train("broken", *options)
+    _assert_same(whole, broken)
+    assert all(torch.equal(value, _final(broken, "ema")[name]) for name, value in _final(whole, "ema").items())
+    expected, found = _records(whole), _records(broken)
+    assert len(expected) == len(found) == 3 * 3 + 3 + 1
+    for a, b in zip(expected, found, strict=True):
+        assert {k: v for k, v in a.items() if "second" not in k} == {k: v for k, v in b.items() if "second" not in k}
+    assert len((broken / "environment.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_changed_configuration_is_refused_with_the_difference(train):
+    train("run", "--train.epochs=1")
+    with pytest.raises(ValueError, match=r"optim\.peak_lr: 0\.1 -> 0\.01\n.*--resume never"):
+        train("run", "--train.epochs=1", "--optim.peak_lr=0.01")
+    train("run", "--train.epochs=1", "--optim.peak_lr=0.01", "--resume=never")
+
+
+def test_starting_anew_moves_the_earlier_run_aside(train):
+    run_dir = train("run", "--train.epochs=1")
+    train("run", "--train.epochs=1", "--resume=never")
+    assert (run_dir.with_name("run.1") / "checkpoints" / "epoch-0001").is_dir()
+    _assert_folder_is_complete(run_dir)
+
+
+def _assert_folder_is_complete(run_dir: Path) -> None:
+    for name in ("config.yaml", "command.txt", "environment.jsonl", "metrics.jsonl", "export/config.json"):
+        assert (run_dir / name).stat().st_size > 0
+
+
+def test_a_finished_run_is_not_trained_again(train, capsys):
+    run_dir = train("run", "--train.epochs=1")
+    before = _final(run_dir, "model", 1)
+    capsys.readouterr()
+    train("run", "--train.epochs=1")
+    printed = capsys.readouterr().out
+    assert "continuing after epoch 1" in printed
+    assert "train loss" not in printed
+    assert "balanced_accuracy" in printed
+    assert all(torch.equal(value, before[name]) for name, value in _final(run_dir, "model", 1).items())
+
+
+def test_accumulated_micro_batches_are_the_large_batch(train):
+    one = train("one", "--train.precision=float64", "--data.class_weights=effective")
+    four = train("four", "--train.precision=float64", "--data.class_weights=effective", "--train.accumulation_steps=4")
+    _assert_same(one, four, atol=1e-9)
+
+
+@pytest.mark.parametrize("option", ["--train.clip_grad_norm=0.01", "--train.precision=bf16"])
+def test_an_option_of_the_loop_changes_the_weights(train, option):
+    plain, changed = (
+        _final(train(name, "--train.epochs=1", "--loss.name=hard", *more), "model", 1)
+        for name, more in (("a", []), ("b", [option]))
+    )
+    assert any(not torch.equal(plain[name], changed[name]) for name in plain)
+    assert all(value.isfinite().all() for value in changed.values())
+
+
+def test_autocast_runs_the_model_in_bfloat16_and_leaves_the_loss_in_float32(train, monkeypatch):
+    dtypes = []
+
+    def listen(trainer, batch):
+        for module in (trainer.raw_model.get_classifier(), trainer.loss):
+            module.register_forward_hook(lambda *call: dtypes.append(call[-1].dtype))
+
+    _spy_on_train_steps(monkeypatch, listen)
+    train("run", "--train.epochs=1", "--train.precision=bf16", "--loss.name=hard")
+    assert dtypes[:2] == [torch.bfloat16, torch.float32]
+
+
+def test_channels_last_is_the_memory_format_of_images_and_weights(train, monkeypatch):
+    def formats(trainer, batch):
+        tensors = (batch["image"], trainer.raw_model.get_submodule("stem.0").weight)
+        return [tensor.is_contiguous(memory_format=torch.channels_last) for tensor in tensors]
+
+    seen = _spy_on_train_steps(monkeypatch, formats)
+    train("run", "--train.epochs=1", "--train.channels_last=true", "--data.in_chans=3")
+    assert seen == [[True, True]] * 3
+
+
+def test_the_moving_average_is_evaluated_beside_the_model_and_exported(train):
+    run_dir = train("run", "--train.ema_decay=0.5")
+    last = _records(run_dir)[-1]
+    assert {"test/top1", "test_ema/top1", "test_ema/ece"} <= last.keys()
+    exported = load_file(run_dir / "export" / "model.safetensors")
+    best = json.loads((sorted((run_dir / "checkpoints").iterdir())[-1] / "state.json").read_text())["best"]["epoch"]
+    average, raw = _final(run_dir, "ema", best), _final(run_dir, "model", best)
+    assert all(torch.equal(exported[name], average[name]) for name in average)
+    assert any(not torch.equal(exported[name], raw[name]) for name in raw)
+
+
+def test_the_epoch_is_chosen_on_validation_and_pruned_to_the_best_and_the_last(train):
+    run_dir = train("run", "--train.epochs=4", "--train.select_by=nll")
+    losses = {record["epoch"]: record["val/nll"] for record in _records(run_dir) if "val/nll" in record}
+    best = min(losses, key=losses.get)
+    kept = {path.name for path in (run_dir / "checkpoints").iterdir()}
+    assert kept == {f"epoch-{epoch:04d}" for epoch in {best, 4}}
+    exported = load_file(run_dir / "export" / "model.safetensors")
+    assert all(torch.equal(exported[name], value) for name, value in _final(run_dir, "model", best).items())
+
+
+def test_a_few_batches_can_be_overfitted(train):
+    run_dir = train("run", "--overfit_batches=1", "--train.epochs=40", "--optim.peak_lr=0.05", "--loss.name=hard")
+    assert _records(run_dir)[-1]["test/top1"] == 1
+    assert _records(run_dir)[-1]["test/count"] == 8
+
+
+def test_a_dry_run_takes_two_steps_of_everything(train):
+    run_dir = train("run", "--dry_run=true", "--loss.name=hard")
+    records = _records(Path(f"{run_dir}-dry_run"))
+    assert [record["images_seen"] for record in records if "train/loss" in record] == [8, 16]
+    _assert_folder_is_complete(Path(f"{run_dir}-dry_run"))
+    assert not run_dir.exists()
+
+
+def test_a_loss_that_diverges_stops_the_run_and_says_what_to_do(train):
+    with pytest.raises(RuntimeError, match=r"the training loss is (nan|inf) at step \d+ .*optim\.peak_lr"):
+        train("run", "--optim.peak_lr=1e20", "--optim.warmup_epochs=0")
+
+
+def test_self_training_takes_a_teacher_and_asks_for_one(train):
+    options = ["--train.epochs=1", "--loss.name=self_teacher_kd"]
+    with pytest.raises(ValueError, match="SelfTeacherKD needs a teacher"):
+        train("student", *options)
+    teacher = train("teacher", "--train.epochs=1", "--loss.name=hard")
+    student = train("student", *options, f"--teacher={teacher / 'export'}")
+    assert _records(student)[-1]["test/count"] == 12
+
+
+def test_synchronised_batch_norm_is_refused_on_the_cpu(train):
+    with pytest.raises(ValueError, match=r"train\.sync_bn needs CUDA devices, got cpu"):
+        train("run", "--train.sync_bn=true")

@@ -1,0 +1,123 @@
+"""One process against two, through the recipe, as a user launches it."""
+
+import json
+import os
+import subprocess
+import sys
+from itertools import chain
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import CLASSES, SPLITS, Tree
+from safetensors.torch import load_file
+
+LAUNCHED = Path(__file__).parent / "launched" / "recording_pretrain.py"
+STEPS, GLOBAL_BATCH, EPOCHS = 6, 12, 2
+
+
+def _imbalanced(root: Path) -> Tree:
+    """16 to 24 training images of each class, and 13 in each other split: odd shares for two processes."""
+    tree = Tree(root)
+    for split in SPLITS:
+        for level, (label, folder) in enumerate(CLASSES.items()):
+            for number in range(16 + 2 * level if split == "train" else 3 + (level == 0)):
+                tree.add(split, f"{folder}/{split}{number}.png", label, level=40 + 50 * level, size=(34, 32))
+    tree.write_csvs()
+    return tree
+
+
+def _launch(processes: int, folder: Path, root: Path) -> Path:
+    run_dir = folder / f"run{processes}"
+    arguments = {
+        "--run_dir": run_dir,
+        "--data.root": root,
+        "--data.phantoms": "false",
+        "--data.image_size": 32,
+        "--data.resize_size": 34,
+        "--data.class_weights": "inverse",
+        "--data.workers": processes - 1,  # none for one process, one for each of two
+        "--model.name": "test_convnext",
+        "--optim.peak_lr": 0.02,
+        "--train.precision": "float64",
+        "--train.epochs": EPOCHS,
+        "--train.global_batch_size": GLOBAL_BATCH,
+        "--train.accumulation_steps": 3 - processes,  # two micro-batches for one process
+        "--train.log_every_steps": 2,
+        "--train.ema_decay": 0.9,
+        "--train.threads": 1,
+        "--train.device": "cpu",
+        "--loss.name": "ols",
+        "--loss.hard_weight": 0.6,
+    }
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    command = [*torchrun, LAUNCHED, folder / f"ids{processes}", *chain.from_iterable(arguments.items())]
+    done = subprocess.run(
+        [str(part) for part in command],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return run_dir
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    tree = _imbalanced(folder / "set")
+    return folder, [_launch(processes, folder, tree.root) for processes in (1, 2)]
+
+
+def test_two_ranks_read_the_samples_of_one_at_every_step(runs):
+    folder, _ = runs
+    one = json.loads((folder / "ids1.0.json").read_text())
+    two = [json.loads((folder / f"ids2.{rank}.json").read_text()) for rank in (0, 1)]
+    assert len(one) == 2 * STEPS * EPOCHS
+    assert [len(rank) for rank in two] == [STEPS * EPOCHS] * 2
+    for step in range(STEPS * EPOCHS):
+        assert one[2 * step] + one[2 * step + 1] == two[0][step] + two[1][step]
+        assert len({*two[0][step], *two[1][step]}) == GLOBAL_BATCH
+
+
+def test_two_ranks_learn_the_weights_and_soft_labels_of_one(runs):
+    _, (one, two) = runs
+    compared = 0
+    for part in ("model", "ema", "loss", "optimizer"):
+        for epoch in range(1, EPOCHS + 1):
+            path = f"checkpoints/epoch-{epoch:04d}/{part}.safetensors"
+            if not (one / path).exists():
+                continue  # pruned: only the newest and the best are kept
+            expected, found = load_file(one / path), load_file(two / path)
+            assert expected.keys() == found.keys()
+            for name in expected:
+                torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-6)
+                assert expected[name].dtype in (torch.float64, torch.int64)
+                compared += 1
+    assert compared > 100
+    soft_labels = load_file(two / f"checkpoints/epoch-{EPOCHS:04d}/loss.safetensors")["soft_labels"]
+    assert soft_labels.dtype == torch.float64
+    assert (soft_labels - 0.25).abs().max() > 1e-3  # something was collected
+    torch.testing.assert_close(soft_labels.sum(1), torch.ones(4, dtype=torch.float64))
+
+
+def test_two_ranks_report_the_metrics_of_one_over_every_sample_once(runs):
+    _, (one, two) = runs
+    records = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (one, two)]
+    assert len(records[0]) == len(records[1]) == EPOCHS * (STEPS // 2 + 1) + 1  # readings, epochs, the test
+    compared = 0
+    for expected, found in zip(*records, strict=True):
+        assert expected.keys() == found.keys()
+        for tag in expected.keys() - {"train/images_per_second"}:
+            assert found[tag] == pytest.approx(expected[tag], abs=1e-6), tag
+            compared += 1
+    assert compared > 80
+    assert [record["val/count"] for record in records[1] if "val/count" in record] == [13] * EPOCHS
+    assert records[1][-1]["test/count"] == records[1][-1]["test_ema/count"] == 13
+
+
+def test_two_ranks_leave_one_set_of_event_files(runs):
+    _, (_, two) = runs
+    assert len(list((two / "tensorboard").rglob("events.*"))) == 1
