@@ -207,7 +207,9 @@ def parse_config(default: Path, argv: Sequence[str] | None = None) -> Config:
     first = PlainParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", action="append", type=Path)
     first.add_argument("--loss.name", dest="loss_name")
+    first.add_argument("--dry_run", nargs="?", const="true", default="false")  # bare, too
     known, overrides = first.parse_known_args(argv)
+    overrides.append(f"--dry_run={known.dry_run}")
 
     files: dict[str, Any] = {}
     for path in known.config or [default]:

@@ -44,6 +44,15 @@ class Predictions:
     features: Tensor | None
 
 
+def tagged(evaluations: dict[str, Evaluation]) -> dict[str, float]:
+    """Return the metrics of evaluations, keyed by prefix, under tags such as `val/top1`."""
+    return {
+        f"{prefix}/{name}": value
+        for prefix, evaluation in evaluations.items()
+        for name, value in evaluation.metrics.items()
+    }
+
+
 def evaluate(model: nn.Module, loader: Loader, autocast: Autocast = nullcontext) -> Evaluation:
     """Measure a model on a split.
 

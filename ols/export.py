@@ -1,6 +1,7 @@
 """A trained model as others can load it: safetensors and a JSON that timm reads, without this package."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def export_model(
     whole preprocessing, metrics.
 
     Args:
-        folder: Where to; created if need be.
+        folder: Where to: complete or absent, and replaced if it is there.
         model: A timm model; not wrapped for distributed training.
         architecture: timm's name of it.
         classes: Label of each class, in the order of the logits.
@@ -38,9 +39,11 @@ def export_model(
         preprocessing: What the model expects to be done to an image.
         metrics: Its results, by tag.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(weights, unfinished / "model.safetensors", metadata={"format": "pt"})
     channels, size = preprocessing.in_chans, preprocessing.image_size
     config = {
         "architecture": architecture,
@@ -60,7 +63,9 @@ def export_model(
         },
         "ols": {"format": FORMAT, "groups": groups, "preprocessing": vars(preprocessing), "metrics": metrics},
     }
-    (folder / "config.json").write_text(json.dumps(config, indent=2))
+    (unfinished / "config.json").write_text(json.dumps(config, indent=2))
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)
 
 
 def load_export(folder: Path) -> tuple[nn.Module, dict[str, Any]]:

@@ -1,5 +1,6 @@
 """The folder of a run, between one command and the next."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ FREE_KEYS = {"resume", "data.workers", "data.root", "data.splits", "train.keep_l
 
 
 def prepare_run_dir(run_dir: Path, config: dict[str, Any], resume: str) -> None:
-    """Make sure that what lies in a run's folder is this run; nothing is deleted.
+    """Make sure that what lies in a run's folder is this run; nothing but a dry run is deleted.
 
     Args:
         run_dir: Folder of the run.
@@ -25,6 +26,10 @@ def prepare_run_dir(run_dir: Path, config: dict[str, Any], resume: str) -> None:
     stored = run_dir / "config.yaml"
     if not stored.exists():
         return
+    before = _flatten(yaml.safe_load(stored.read_text()))
+    if before["dry_run"]:
+        shutil.rmtree(run_dir)
+        return
     if resume == "never":
         aside = next(path for n in range(1, 10**6) if not (path := run_dir.with_name(f"{run_dir.name}.{n}")).exists())
         run_dir.rename(aside)
@@ -32,7 +37,7 @@ def prepare_run_dir(run_dir: Path, config: dict[str, Any], resume: str) -> None:
         return
     if not list_checkpoints(run_dir / "checkpoints"):
         return  # stopped before anything was worth keeping
-    before, now = _flatten(yaml.safe_load(stored.read_text())), _flatten(config)
+    now = _flatten(config)
     differences = [
         f"  {key}: {before.get(key)!r} -> {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())

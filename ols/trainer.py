@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ols import checkpoint
 from ols.config import TrainConfig
 from ols.data.loading import Loader
-from ols.evaluation import Evaluation, evaluate
+from ols.evaluation import Evaluation, evaluate, tagged
 from ols.figures import reliability_diagram, soft_label_heatmap
 from ols.losses.base import LabelLoss
 from ols.reproducibility import seed_step
@@ -240,14 +240,12 @@ class Trainer:
 
     def log_evaluations(self, evaluations: dict[str, Evaluation], values: dict[str, float] | None = None) -> None:
         """Log metrics and reliability diagrams of evaluations, beside other values."""
-        values = dict(values or {})
-        for prefix, evaluation in evaluations.items():
-            values |= {f"{prefix}/{name}": value for name, value in evaluation.metrics.items()}
-            if self.accelerator.is_main_process:
+        self.tracker.log(tagged(evaluations) | (values or {}), images_seen=self.images_seen, epoch=self.epoch)
+        if self.accelerator.is_main_process:
+            for prefix, evaluation in evaluations.items():
                 title = f"{prefix}, epoch {self.epoch}, N = {evaluation.metrics['count']:.0f}"
                 figure = reliability_diagram(evaluation.reliability, title=title)
                 self.tracker.log_figure(f"{prefix}/reliability", figure, images_seen=self.images_seen)
-        self.tracker.log(values, images_seen=self.images_seen, epoch=self.epoch)
 
     def report_epoch(self, train_loss: float, evaluations: dict[str, Evaluation], images_per_second: float) -> None:
         """Print a line."""

@@ -18,6 +18,7 @@ def main(config: Config) -> None:
 
     from ols.data import Preprocessing, build_loaders, class_counts, class_weights
     from ols.data.phantom import write_phantoms
+    from ols.evaluation import tagged
     from ols.export import export_model, load_export
     from ols.losses import build_loss
     from ols.models import build_model
@@ -110,26 +111,25 @@ def main(config: Config) -> None:
     best = trainer.fit()
 
     # Test the best epoch, and export it
-    results = trainer.evaluate(loaders.val, "val") | trainer.evaluate(loaders.test, "test")
+    export = run_dir / "export"
+    test = trainer.evaluate(loaders.test, "test")
+    results = trainer.evaluate(loaders.val, "val") | test
     if accelerator.is_main_process:
-        trainer.log_evaluations({prefix: result for prefix, result in results.items() if prefix.startswith("test")})
+        if not export.exists():  # otherwise this command was typed again after the end
+            trainer.log_evaluations(test)
         export_model(
-            run_dir / "export",
+            export,
             trainer.selected_model,
             architecture=config.model.name,
             classes=loaders.classes,
             groups=loaders.groups,
             preprocessing=loaders.train.preprocessing,
-            metrics={
-                f"{prefix}/{name}": value
-                for prefix, result in results.items()
-                for name, value in result.metrics.items()
-            },
+            metrics=tagged(results),
         )
         tracker.close()
         print(f"\n{run_dir}, best epoch {best.epoch} of {config.train.epochs} by val {config.train.select_by}")
         print(result_table(results))
-        print(f"\nexport       {run_dir / 'export'}\ncurves       tensorboard --logdir {run_dir.parent}")
+        print(f"\nexport       {export}\ncurves       tensorboard --logdir {run_dir.parent}")
     accelerator.end_training()
 
 

@@ -107,7 +107,9 @@ def test_a_resolved_config_reads_back_as_itself(tmp_path):
 
 
 def test_a_dry_run_has_a_folder_of_its_own():
-    assert _parse("--dry_run", "true").run_dir == "runs/phantoms-test_resnet-ols-seed0-dry_run"
+    for argv in (["--dry_run", "true"], ["--dry_run"], ["--dry_run=true", "--seed", "0"], ["--dry_run", "--seed", "0"]):
+        assert _parse(*argv).run_dir == "runs/phantoms-test_resnet-ols-seed0-dry_run"
+    assert _parse("--dry_run", "false") == _parse()
 
 
 def test_the_config_can_be_printed(capsys):

@@ -133,6 +133,7 @@ def test_a_finished_run_is_not_trained_again(train, capsys):
     assert "continuing after epoch 1" in printed
     assert "train loss" not in printed
     assert "balanced_accuracy" in printed
+    assert sum("test/top1" in record for record in _records(run_dir)) == 1
     assert all(torch.equal(value, before[name]) for name, value in _final(run_dir, "model", 1).items())
 
 
@@ -207,6 +208,8 @@ def test_a_dry_run_takes_two_steps_of_everything(train):
     assert [record["images_seen"] for record in records if "train/loss" in record] == [8, 16]
     _assert_folder_is_complete(Path(f"{run_dir}-dry_run"))
     assert not run_dir.exists()
+    train("run", "--dry_run", "--loss.name=hard")
+    assert [path.name for path in run_dir.parent.iterdir() if path.name.startswith("run")] == ["run-dry_run"]
 
 
 def test_a_loss_that_diverges_stops_the_run_and_says_what_to_do(train):
