@@ -123,15 +123,15 @@ class LabelLoss(nn.Module):
 
     def checked_logits(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the logits in float32 or float64, after a check of the shapes and dtypes of both arguments."""
-        if not logits.is_floating_point():
-            raise ValueError(f"logits must be floating point, got {logits.dtype}")
-        shape = logits.shape
-        class_dim = min(1, logits.ndim - 1)
-        if logits.ndim == 0 or shape[class_dim] != self.num_classes:
+        shape, dtype = logits.shape, logits.dtype
+        class_dim = 1 if len(shape) > 1 else 0
+        if len(shape) == 0 or shape[class_dim] != self.num_classes:
             raise ValueError(
                 f"logits must have {self.num_classes} classes in dimension {class_dim}, got {tuple(shape)}"
             )
-        if target.is_floating_point():
+        if not dtype.is_floating_point:
+            raise ValueError(f"logits must be floating point, got {dtype}")
+        if target.dtype.is_floating_point:
             if self.ignore_index >= 0:
                 raise ValueError(f"ignore_index must be negative with target probabilities, got {self.ignore_index}")
             if target.shape != shape:
@@ -142,7 +142,7 @@ class LabelLoss(nn.Module):
         elif target.shape != shape[:class_dim] + shape[class_dim + 1 :]:
             expected = tuple(shape[:class_dim] + shape[class_dim + 1 :])
             raise ValueError(f"target class indices must have shape {expected}, got {tuple(target.shape)}")
-        return logits if logits.dtype == torch.float64 else logits.float()
+        return logits if dtype in (torch.float32, torch.float64) else logits.float()
 
     def extra_repr(self) -> str:
         """Return what `print` shows of the configuration."""

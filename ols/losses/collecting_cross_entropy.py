@@ -50,8 +50,8 @@ class CollectingCrossEntropy(torch.autograd.Function):
         # nll_loss and not gather: torch's own error for a label out of range. 0 for an ignored label.
         gap = F.nll_loss(shifted, labels, reduction="none", ignore_index=ignore_index)
         ignored = labels == ignore_index
-        rows = labels.masked_fill(ignored, soft_labels.shape[0])
-        labels = rows.clamp_max(soft_labels.shape[0] - 1)
+        rows = labels.masked_fill(ignored, len(soft_labels))
+        labels = rows.clamp_max(len(soft_labels) - 1)
         soft = soft_labels.index_select(0, labels).to(logits.dtype)  # [B, K]
         if hard_weight == 1:
             soft.zero_()  # a masked class would cost inf, and no share of inf is 0
@@ -64,7 +64,7 @@ class CollectingCrossEntropy(torch.autograd.Function):
 
         if sums is not None:
             # A gap of nan or inf, beside a logit of nan or inf, is true as well: the row is left out.
-            rows.masked_fill_(gap.bool(), soft_labels.shape[0])
+            rows.masked_fill_(gap.bool(), len(soft_labels))
             sums.index_add_(0, rows, probs.to(sums.dtype))
             counts.index_add_(0, rows, torch.ones_like(rows))
 
