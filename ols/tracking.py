@@ -47,9 +47,7 @@ class Tracker:
                 line for line in metrics.read_text().splitlines(True) if json.loads(line)["images_seen"] <= images_seen
             ]
             metrics.write_text("".join(kept))
-        self._writer = SummaryWriter(
-            str(self.run_dir / "tensorboard"), purge_step=images_seen + 1 if images_seen else None
-        )
+        self._writer = SummaryWriter(str(self.run_dir), purge_step=images_seen + 1 if images_seen else None)
 
     def log(self, values: dict[str, float], *, images_seen: int, epoch: int) -> None:
         """Record scalars, by tags such as `val/top1`."""

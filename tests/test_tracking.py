@@ -15,7 +15,7 @@ def _tracker(folder, **options):
 
 
 def _events(folder):
-    events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0, "images": 0})
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0})
     return events.Reload()
 
 
