@@ -150,9 +150,7 @@ class OnlineLabelSmoothing(LabelLoss):
     def _zero_row_loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the loss of class indices where rows of zeros leave the hard part alone."""
         labels = target.flatten().long()
-        F.nll_loss(
-            logits.detach(), labels, ignore_index=self.ignore_index
-        )  # torch's own error for a label out of range
+        F.nll_loss(logits.detach(), labels, ignore_index=self.ignore_index)  # torch's error for a label out of range
         ignored = labels == self.ignore_index
         labels = labels.masked_fill(ignored, 0)
         soft = self.soft_labels.index_select(0, labels).to(logits.dtype).mul_(1 - self.hard_weight)  # [B, K]
@@ -205,14 +203,15 @@ class OnlineLabelSmoothing(LabelLoss):
         }
 
     def _replace_soft_labels(self, seen: Tensor) -> None:
+        """Move the rows of the classes seen, `[K]`, towards this epoch's mean predictions; overwrites the sums."""
         sums = self.prob_sums
         sums.div_(sums.sum(1, keepdim=True).masked_fill_(~seen.unsqueeze(1), 1))
         empty = self.soft_labels.sum(1) == 0
-        share = torch.where(empty, 1.0, 1 - self.momentum)
+        share = torch.full_like(sums[:, 0], 1 - self.momentum).masked_fill_(empty, 1)
         if self.freeze_above is not None:
             share.masked_fill_(self.soft_labels.amax(1) >= self.freeze_above, 0)
         share.masked_fill_(~seen, 0)
-        self.soft_labels.lerp_(sums, share.to(sums.dtype).unsqueeze(1))
+        self.soft_labels.lerp_(sums, share.unsqueeze(1))
         uniform = ~seen if self.unseen == "uniform" else ~seen & empty  # never a row of zeros
         self.soft_labels.masked_fill_(uniform.unsqueeze(1), 1 / self.num_classes)
         self._has_zero_rows = False
@@ -242,7 +241,7 @@ class OnlineLabelSmoothing(LabelLoss):
             if backend == "nccl" and not self._prob_sums.is_cuda:
                 raise ValueError(
                     f"the loss must be on the GPU for the nccl backend to sum it, got {self._prob_sums.device}; "
-                    f"move it with loss.to(device)"
+                    "move it with loss.to(device)"
                 )
             reduce = dist.all_reduce
         for sums in (self.prob_sums, self.correct_counts):

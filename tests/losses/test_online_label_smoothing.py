@@ -403,6 +403,14 @@ def test_momentum_is_the_share_of_the_old_soft_labels(momentum):
     torch.testing.assert_close(learnt(loss, second), momentum * old + (1 - momentum) * new)
 
 
+def test_momentum_in_float64_is_not_rounded_to_float32():
+    first, second = predictions(dtype=torch.float64), predictions(dtype=torch.float64)
+    loss = OnlineLabelSmoothing(5, momentum=0.3).double()
+    old = learnt(loss, first).clone()
+    new = learnt(OnlineLabelSmoothing(5).double(), second)
+    torch.testing.assert_close(learnt(loss, second), 0.3 * old + 0.7 * new, rtol=1e-13, atol=1e-15)
+
+
 def test_momentum_does_not_mix_rows_of_zeros_in():
     batch = predictions()
     fresh = learnt(OnlineLabelSmoothing(5), batch)
