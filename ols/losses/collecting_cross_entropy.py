@@ -1,10 +1,14 @@
 """Online label smoothing's one pass: the loss of a batch, and the probabilities it adds to the next soft labels."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ols.losses.soft_targets import refuse_second_derivative
+
+LOG2_E = math.log2(math.e)
 
 
 class CollectingCrossEntropy(torch.autograd.Function):
@@ -25,6 +29,8 @@ class CollectingCrossEntropy(torch.autograd.Function):
         label_weights: Tensor,
         sums: Tensor | None,
         counts: Tensor | None,
+        one: Tensor,
+        minus_hard_weight: Tensor,
         hard_weight: float,
         loss_scale: float,
         ignore_index: int,
@@ -40,6 +46,8 @@ class CollectingCrossEntropy(torch.autograd.Function):
             label_weights: `[K + 1]`, the last 0.
             sums: `[K + 1, K]`, or None to collect nothing.
             counts: `[K + 1]`, int64.
+            one: 1, int64 `[1]`: a constant on the device, for it costs an operation to make one there.
+            minus_hard_weight: The same for `-hard_weight`, `[1, 1]`.
             hard_weight: In [0, 1].
             loss_scale: Factor of the loss.
             ignore_index: Label that does not count.
@@ -56,17 +64,19 @@ class CollectingCrossEntropy(torch.autograd.Function):
         if hard_weight == 1:
             soft.zero_()  # a masked class would cost inf, and no share of inf is 0
 
-        loss = shifted.mul_(soft).nansum(1).mul_(hard_weight - 1)  # nansum: 0 * -inf is 0
-        probs = torch.softmax(logits, 1, out=shifted)
-        log_top = probs.amax(1).log_()  # minus log sum_k exp(z_k - top)
-        loss.add_(gap, alpha=hard_weight).sub_(log_top).masked_fill_(ignored, 0)
+        expected = shifted.mul_(soft).nansum(1)  # nansum: 0 * -inf is 0
+        probs = torch.sub(logits, top, out=shifted).mul_(LOG2_E).exp2_()
+        norm = probs.sum(1, keepdim=True)
+        probs.div_(norm)
+        loss = norm.log_().squeeze(1).sub_(expected, alpha=1 - hard_weight).add_(gap, alpha=hard_weight)
+        loss.masked_fill_(ignored, 0)
         factor = label_weights.index_select(0, rows).to(loss.dtype)
 
         if sums is not None:
             # A gap of nan or inf, beside a logit of nan or inf, is true as well: the row is left out.
             rows.masked_fill_(gap.bool(), len(soft_labels))
             sums.index_add_(0, rows, probs.to(sums.dtype))
-            counts.index_add_(0, rows, torch.ones_like(rows))
+            counts.index_add_(0, rows, one.expand_as(rows))
 
         if reduction == "mean":
             factor.div_(factor.sum())
@@ -74,7 +84,7 @@ class CollectingCrossEntropy(torch.autograd.Function):
             factor.mul_(loss_scale)
 
         error = probs.sub_(soft, alpha=1 - hard_weight)
-        error.scatter_add_(1, labels.unsqueeze(1), top.fill_(-hard_weight))
+        error.scatter_add_(1, labels.unsqueeze(1), minus_hard_weight.to(error.dtype).expand_as(top))
         ctx.save_for_backward(error, factor)
         return loss * factor if reduction == "none" else torch.dot(loss, factor)
 
@@ -83,4 +93,4 @@ class CollectingCrossEntropy(torch.autograd.Function):
         """Return the gradient in the logits."""
         refuse_second_derivative()
         error, factor = ctx.saved_tensors
-        return error * (grad_loss * factor).unsqueeze(1), *(None,) * 9
+        return error * (grad_loss * factor).unsqueeze(1), *(None,) * 11

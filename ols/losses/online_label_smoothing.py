@@ -82,6 +82,10 @@ class OnlineLabelSmoothing(LabelLoss):
         # One row more than classes: it takes the samples that do not count, which no operation then has to select.
         self.register_buffer("_prob_sums", self.soft_labels.new_zeros(num_classes + 1, num_classes), persistent=False)
         self.register_buffer("_correct_counts", torch.zeros(num_classes + 1, dtype=torch.int64), persistent=False)
+        self.register_buffer("_one", torch.ones(1, dtype=torch.int64), persistent=False)
+        self.register_buffer(
+            "_minus_hard_weight", self.soft_labels.new_full((1, 1), -self.hard_weight), persistent=False
+        )
         self._has_zero_rows = isinstance(initial, str) and initial == "zeros"
 
     @classmethod
@@ -127,6 +131,8 @@ class OnlineLabelSmoothing(LabelLoss):
             self._label_weights,
             self._prob_sums if collecting else None,
             self._correct_counts if collecting else None,
+            self._one,
+            self._minus_hard_weight,
             self.hard_weight,
             self.loss_scale,
             self.ignore_index,
