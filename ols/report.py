@@ -46,11 +46,11 @@ def describe_cost(model: nn.Module, loaders: Loaders, *, epochs: int) -> str:
 
 
 def result_table(evaluations: dict[str, Evaluation]) -> str:
-    """Return a table with a row for each evaluation; accuracies in percent."""
-    header = f"{'':10}" + "".join(f"{name:>19}" for name in REPORTED) + f"{'images':>10}"
-    rows = [header]
+    """Return a table with a row for each evaluation; accuracies in percent, NLL in nats."""
+    lines = [["", *REPORTED, "images"]]
     for name, evaluation in evaluations.items():
         values = evaluation.metrics
         cells = [f"{values[key]:.4f}" if key in ("nll", "ece") else f"{values[key]:.2%}" for key in REPORTED]
-        rows.append(f"{name:10}" + "".join(f"{cell:>19}" for cell in cells) + f"{values['count']:>10.0f}")
-    return "\n".join(rows)
+        lines.append([name, *cells, f"{values['count']:.0f}"])
+    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.rjust, line, widths)) for line in lines)
