@@ -39,9 +39,9 @@ def describe_cost(model: nn.Module, loaders: Loaders, *, epochs: int) -> str:
     steps, images = epochs * batches.steps, epochs * batches.steps * batches.global_batch_size
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return (
-        f"model {parameters / 1e6:,.2f} M parameters, {forward / 1e9:,.3f} GFLOP forward an image\n"
+        f"model {parameters / 1e6:,.2f} M parameters, {forward / 1e9:.4g} GFLOP forward an image\n"
         f"run   {epochs} epochs x {batches.steps:,} steps of {batches.global_batch_size} images = {steps:,} steps, "
-        f"about {3 * forward * images / 1e15:,.3f} PFLOP"
+        f"about {3 * forward * images / 1e15:.4g} PFLOP"
     )
 
 

@@ -15,10 +15,10 @@ def loaders(tree):
 
 
 def test_what_a_split_holds_and_lacks_is_said(loaders):
-    train, val, absent, test = describe_data(loaders).splitlines()
-    assert train.split() == "train 24 images, 4 of 4 classes, 6 to 6 images a class".split()
-    assert val.split() == "val 6 images, 2 of 4 classes, 3 to 3 images a class".split()
-    assert absent.split() == "absent: ct-b, us-a".split()
+    train, val, absent, test = (" ".join(line.split()) for line in describe_data(loaders).splitlines())
+    assert train == "train 24 images, 4 of 4 classes, 6 to 6 images a class"
+    assert val == "val 6 images, 2 of 4 classes, 3 to 3 images a class"
+    assert absent == "absent: ct-b, us-a"
     assert test.startswith("test")
 
 
@@ -26,10 +26,10 @@ def test_the_arithmetic_of_a_run_by_pencil(loaders):
     """A 3 x 3 convolution of one channel to two over 8 x 8 pixels, padded: 2 * 9 * 2 * 64 operations an image."""
     model = nn.Conv2d(1, 2, 3, padding=1)
     text = describe_cost(model, loaders, epochs=1000)
-    assert f"{2 * 9 * 2 * 64 / 1e9:,.3f} GFLOP forward" in text
+    assert "2.304e-06 GFLOP forward" in text
     assert "0.00 M parameters" in text
     assert "1000 epochs x 4 steps of 5 images = 4,000 steps" in text
-    assert f"about {3 * 2304 * 20_000 / 1e15:,.3f} PFLOP" in text
+    assert "about 1.382e-07 PFLOP" in text
 
 
 def test_a_table_has_a_row_for_each_evaluation_and_aligned_columns():
