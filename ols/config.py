@@ -29,7 +29,8 @@ class DataConfig:
         splits: Folder with the split CSVs, where it is not one of the usual places.
         phantoms: Render the data set described by `phantoms` at `root` unless it is there.
         image_size: Side of the square that the model sees, in pixels.
-        resize_size: The shorter side is resized to this before the square is cut out, in pixels.
+        resize_size: The shorter side is resized to this before the square is cut out, in pixels; by default 8/7 of
+            `image_size`, which is 256 for 224.
         in_chans: 1 for grayscale, 3 for RGB.
         horizontal_flip: Mirror half of the training images; turn it off where laterality matters.
         class_weights: Weight of a class in the loss: `inverse` to its training images, or to their `effective`
@@ -41,7 +42,7 @@ class DataConfig:
     splits: str | None = None
     phantoms: bool = False
     image_size: int = 224
-    resize_size: int = 256
+    resize_size: int | None = None
     in_chans: Literal[1, 3] = 1
     horizontal_flip: bool = True
     class_weights: Literal["none", "inverse", "effective"] = "none"
@@ -164,13 +165,14 @@ class Config:
     format: Literal[1] = 1
 
     def resolve(self) -> "Config":
-        """Return the configuration with the run's folder filled in, and a dry run's folder kept apart."""
+        """Return the configuration with derived values filled in, and a dry run's folder kept apart."""
+        data = replace(self.data, resize_size=self.data.resize_size or round(self.data.image_size * 8 / 7))
         name = f"{Path(self.data.root).name}-{self.model.name}-{self.loss['name']}-seed{self.seed}"
         run_dir = self.run_dir or f"runs/{name}"
         if self.dry_run:
             train = replace(self.train, epochs=1, log_every_steps=1)
-            return replace(self, run_dir=f"{run_dir}-dry_run", resume="never", train=train)
-        return replace(self, run_dir=run_dir)
+            return replace(self, run_dir=f"{run_dir}-dry_run", resume="never", data=data, train=train)
+        return replace(self, run_dir=run_dir, data=data)
 
 
 class _Parser(ArgumentParser):

@@ -106,6 +106,12 @@ def test_a_resolved_config_reads_back_as_itself(tmp_path):
     assert _parse("--config", str(tmp_path / "config.yaml")) == config
 
 
+def test_images_are_resized_to_a_seventh_more_than_is_cut_out_unless_told_otherwise():
+    assert _parse("--data.image_size", "224").data.resize_size == 256
+    assert _parse("--data.image_size", "64").data.resize_size == 73
+    assert _parse("--data.image_size", "64", "--data.resize_size", "64").data.resize_size == 64
+
+
 def test_a_dry_run_has_a_folder_of_its_own():
     for argv in (["--dry_run", "true"], ["--dry_run"], ["--dry_run=true", "--seed", "0"], ["--dry_run", "--seed", "0"]):
         assert _parse(*argv).run_dir == "runs/phantoms-test_resnet-ols-seed0-dry_run"
