@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "ols.reproducibility": set(),
     "ols.tracking": {"ols.figures"},
     "ols.runs": {"ols.checkpoint"},
+    "ols.integrations": {"ols.losses"},
     "ols.evaluation": {"ols.data.loading", "ols.metrics"},
     "ols.export": {"ols.data.transforms"},
     "ols.report": {"ols.data", "ols.evaluation"},
