@@ -12,7 +12,7 @@ import torch
 from conftest import CLASSES, SPLITS, Tree
 from safetensors.torch import load_file
 
-LAUNCHED = Path(__file__).parent / "launched" / "recording_pretrain.py"
+LAUNCHED = Path(__file__).parent / "launched"
 STEPS, GLOBAL_BATCH, EPOCHS = 6, 12, 2
 
 
@@ -25,6 +25,20 @@ def _imbalanced(root: Path) -> Tree:
                 tree.add(split, f"{folder}/{split}{number}.png", label, level=40 + 50 * level, size=(34, 32))
     tree.write_csvs()
     return tree
+
+
+def _torchrun(processes: int, *command) -> str:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    done = subprocess.run(
+        [*torchrun, *map(str, command)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def _launch(processes: int, folder: Path, root: Path) -> Path:
@@ -50,17 +64,7 @@ def _launch(processes: int, folder: Path, root: Path) -> Path:
         "--loss.name": "ols",
         "--loss.hard_weight": 0.6,
     }
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    command = [*torchrun, LAUNCHED, folder / f"ids{processes}", *chain.from_iterable(arguments.items())]
-    done = subprocess.run(
-        [str(part) for part in command],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    _torchrun(processes, LAUNCHED / "recording_pretrain.py", folder / f"ids{processes}", *chain(*arguments.items()))
     return run_dir
 
 
@@ -121,3 +125,10 @@ def test_two_ranks_report_the_metrics_of_one_over_every_sample_once(runs):
 def test_two_ranks_leave_one_set_of_event_files(runs):
     _, (_, two) = runs
     assert len(list(two.glob("events.*"))) == 1
+
+
+def test_two_ranks_evaluate_every_sample_once_and_average_their_batch_statistics(tmp_path):
+    tree = _imbalanced(tmp_path / "set")
+    printed = _torchrun(2, LAUNCHED / "evaluating_ranks.py", tree.root)
+    assert "rank 0 agrees" in printed
+    assert "rank 1 agrees" in printed

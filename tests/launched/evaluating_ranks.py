@@ -1,0 +1,54 @@
+"""Two ranks evaluate a split of odd size; each asserts what one process finds. Run by `test_two_ranks.py`."""
+
+import sys
+
+import torch
+import torch.distributed as dist
+from torch.nn import BatchNorm2d
+
+from ols.data import Preprocessing, build_loaders
+from ols.evaluation import evaluate, predict
+from ols.models import build_model
+from ols.trainer import average_batch_statistics
+
+
+def test_loader(root, rank, world_size):
+    preprocessing = Preprocessing(32, 34)
+    return build_loaders(root, preprocessing=preprocessing, global_batch_size=8, rank=rank, world_size=world_size).test
+
+
+def main(root):
+    torch.manual_seed(0)
+    model = build_model("test_resnet", 4)
+    loader = test_loader(root, 0, 1)
+    alone, alone_predicted = evaluate(model, loader), predict(model, loader, features=True)
+
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    loader = test_loader(root, rank, 2)
+    found, predicted = evaluate(model, loader), predict(model, loader, features=True)
+    assert found.metrics.keys() == alone.metrics.keys()
+    for name, value in alone.metrics.items():
+        assert abs(found.metrics[name] - value) < 1e-6, name
+    assert found.metrics["count"] == 13
+    torch.testing.assert_close(found.reliability, alone.reliability, equal_nan=True, atol=1e-6, rtol=0)
+    assert torch.equal(predicted.indices, alone_predicted.indices)
+    assert torch.equal(predicted.targets, alone_predicted.targets)
+    torch.testing.assert_close(predicted.logits, alone_predicted.logits)
+    torch.testing.assert_close(predicted.features, alone_predicted.features)
+
+    norms = [module for module in model.modules() if isinstance(module, BatchNorm2d)]
+    assert norms
+    for norm in norms:
+        norm.running_mean.fill_(rank)
+        norm.running_var.fill_(2 + 2 * rank)
+    average_batch_statistics(model, 2)
+    for norm in norms:
+        assert (norm.running_mean == 0.5).all()
+        assert (norm.running_var == 3).all()
+    dist.destroy_process_group()
+    print(f"rank {rank} agrees")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
