@@ -34,9 +34,9 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def seed_step(seed: int, step: int, rank: int) -> None:
-    """Key dropout and the like by (seed, step, process), so that they do not depend on what was drawn before."""
-    digest = hashlib.blake2b(f"{seed}/{step}/{rank}".encode(), digest_size=8).digest()
+def seed_step(seed: int, epoch: int, micro_batch: int, rank: int) -> None:
+    """Key dropout and the like by where a run is, so that they do not depend on what was drawn before."""
+    digest = hashlib.blake2b(f"{seed}/{epoch}/{micro_batch}/{rank}".encode(), digest_size=8).digest()
     torch.manual_seed(int.from_bytes(digest))
 
 

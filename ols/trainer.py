@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from timm.layers import convert_sync_batchnorm
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from timm.utils.distributed import distribute_bn
@@ -61,7 +62,7 @@ class Trainer:
 
     Args:
         config: The loop's configuration.
-        seed: Keys dropout and the like, together with the step.
+        seed: Keys dropout and the like, together with epoch, micro-batch and process.
         accelerator: Device, precision and processes.
         model: From images to logits `[B, K]`, on the device.
         loss: With `reduction='sum'`: the trainer divides by the number of images, so that neither the number of
@@ -99,7 +100,7 @@ class Trainer:
         if config.sync_bn:
             if accelerator.device.type != "cuda":
                 raise ValueError(f"train.sync_bn needs CUDA devices, got {accelerator.device.type}")
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            model = convert_sync_batchnorm(model)  # timm's: torch's drops the activations of BatchNormAct2d
         self.config, self.seed, self.accelerator, self.tracker = config, seed, accelerator, tracker
         self.schedule, self.train_loader, self.val_loader = schedule, train_loader, val_loader
         self.checkpoints = tracker.run_dir / "checkpoints"
@@ -163,10 +164,10 @@ class Trainer:
         self.loss.train()
         self.train_loader.batches.epoch = self.epoch
         train_loss = math.nan
-        for batch in self.train_loader:
-            # Both are functions of the step, so that nothing depends on what came before.
+        for number, batch in enumerate(self.train_loader):
+            # Both are functions of where the run is, so that nothing depends on what came before.
             self.schedule.step_update(self.step)
-            seed_step(self.seed, self.step, self.accelerator.process_index)
+            seed_step(self.seed, self.epoch, number, self.accelerator.process_index)
             with self.accelerator.accumulate(self.model):
                 self.train_step(batch)
             self.images_in_sum += len(batch["target"])

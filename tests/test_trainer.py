@@ -175,6 +175,21 @@ def test_channels_last_is_the_memory_format_of_images_and_weights(train, monkeyp
     assert seen == [[True, True]] * 3
 
 
+def test_dropout_is_keyed_by_where_the_run_is(train, monkeypatch):
+    def numbers(trainer, batch):
+        return torch.rand(3).tolist()
+
+    options = ["--train.epochs=2", "--train.accumulation_steps=2", "--loss.name=hard"]
+    seen = _spy_on_train_steps(monkeypatch, numbers)
+    train("first", *options)
+    first = seen.copy()
+    seen.clear()
+    torch.rand(17)
+    train("second", *options)
+    assert seen == first
+    assert len({tuple(drawn) for drawn in first}) == len(first) == 2 * 3 * 2
+
+
 def test_the_moving_average_is_evaluated_beside_the_model_and_exported(train):
     run_dir = train("run", "--train.ema_decay=0.5")
     last = _records(run_dir)[-1]
