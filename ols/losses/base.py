@@ -1,5 +1,6 @@
 """The contract of every loss: `nn.CrossEntropyLoss`, plus an end of epoch."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from ols.losses.soft_targets import cross_entropy, flatten_classes
 
 
-class LabelLoss(nn.Module):
+class LabelLoss(nn.Module, ABC):
     """A classification loss that takes the place of `nn.CrossEntropyLoss`.
 
     Logits are `(K,)`, `(N, K)` or `(N, K, d1..dk)`; targets are class indices of that shape without K, or probabilities
@@ -69,9 +70,9 @@ class LabelLoss(nn.Module):
         logits = self.checked_logits(logits, target)
         return self.training_loss(logits, target) if self.training else self.cross_entropy(logits, target)
 
+    @abstractmethod
     def training_loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the loss of checked logits in float32 or float64; what a subclass defines."""
-        raise NotImplementedError
 
     def cross_entropy(self, logits: Tensor, target: Tensor, label_smoothing: float = 0.0) -> Tensor:
         """Return torch's cross entropy under this loss's weight, ignore_index and reduction."""
