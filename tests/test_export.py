@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 sys.modules["ols"] = None  # importing it would fail
 model = timm.create_model("local-dir:" + sys.argv[1], pretrained=True).eval()
 data = timm.data.resolve_data_config(model=model)
-assert data["input_size"] == (1, 32, 32), data
+assert list(data["input_size"]) == [1, 32, 32], data
 assert (list(data["mean"]), list(data["std"]), data["crop_pct"]) == ([0.5], [0.5], 0.8), data
 assert model.pretrained_cfg["label_names"] == ["a", "b", "c"], model.pretrained_cfg
 with torch.no_grad():

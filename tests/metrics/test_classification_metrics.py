@@ -24,7 +24,8 @@ def test_the_reported_set_agrees_with_scikit_learn_over_uneven_batches():
     for part in torch.arange(500).split([1, 199, 300]):
         metrics.update(logits[part], target[part])
     found = {name: float(value) for name, value in metrics.compute().items()}
-    probs, predicted, labels = logits.double().softmax(1).numpy(), logits.argmax(1), list(range(6))
+    probs, predicted, labels = logits.double().softmax(1).numpy(), logits.argmax(1).numpy(), list(range(6))
+    target = target.numpy()
     assert found["top1"] == pytest.approx(accuracy_score(target, predicted), abs=1e-7)
     assert found["top5"] == pytest.approx(top_k_accuracy_score(target, probs, k=5, labels=range(7)), abs=1e-7)
     with pytest.warns(UserWarning, match="y_pred contains classes not in y_true"):
