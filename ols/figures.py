@@ -22,7 +22,7 @@ def reliability_diagram(reliability: Tensor, *, title: str) -> Figure:
     gap = np.nan_to_num(confidence - accuracy)
     upper.bar(middle, gap, width, np.nan_to_num(accuracy), color="#e45756", alpha=0.35, label="gap to confidence")
     upper.set(title=title, ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
-    upper.legend(loc="upper left", frameon=False, fontsize="small")
+    upper.legend(loc="upper left", framealpha=0.8, edgecolor="none", fontsize="small")
     lower.bar(middle, count, width, color="0.6", edgecolor="white")
     lower.set(xlabel="confidence", ylabel="samples")
     return figure

@@ -232,19 +232,23 @@ class Trainer:
         self, evaluations: dict[str, Evaluation], diagnostics: dict[str, float], images_per_second: float
     ) -> None:
         """Log metrics, the loss's diagnostics and figures."""
-        self.log_evaluations(evaluations, {"train/images_per_second": images_per_second, **diagnostics})
+        self.log_evaluations(
+            evaluations, epoch=self.epoch, values={"train/images_per_second": images_per_second, **diagnostics}
+        )
         soft_labels = getattr(self.loss, "soft_labels", None)
         if soft_labels is not None and self.accelerator.is_main_process:
             source = self.train_loader.source
             figure = soft_label_heatmap(soft_labels, source.classes, source.groups, title=f"after epoch {self.epoch}")
             self.tracker.log_figure("soft_labels/matrix", figure, images_seen=self.images_seen)
 
-    def log_evaluations(self, evaluations: dict[str, Evaluation], values: dict[str, float] | None = None) -> None:
-        """Log metrics and reliability diagrams of evaluations, beside other values."""
-        self.tracker.log(tagged(evaluations) | (values or {}), images_seen=self.images_seen, epoch=self.epoch)
+    def log_evaluations(
+        self, evaluations: dict[str, Evaluation], *, epoch: int, values: dict[str, float] | None = None
+    ) -> None:
+        """Log metrics and reliability diagrams of an epoch's weights, beside other values."""
+        self.tracker.log(tagged(evaluations) | (values or {}), images_seen=self.images_seen, epoch=epoch)
         if self.accelerator.is_main_process:
             for prefix, evaluation in evaluations.items():
-                title = f"{prefix}, epoch {self.epoch}, N = {evaluation.metrics['count']:.0f}"
+                title = f"{prefix}, epoch {epoch}, N = {evaluation.metrics['count']:.0f}"
                 figure = reliability_diagram(evaluation.reliability, title=title)
                 self.tracker.log_figure(f"{prefix}/reliability", figure, images_seen=self.images_seen)
 

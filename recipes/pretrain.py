@@ -116,7 +116,7 @@ def main(config: Config) -> None:
     results = trainer.evaluate(loaders.val, "val") | test
     if accelerator.is_main_process:
         if not export.exists():  # otherwise this command was typed again after the end
-            trainer.log_evaluations(test)
+            trainer.log_evaluations(test, epoch=best.epoch)
         export_model(
             export,
             trainer.selected_model,

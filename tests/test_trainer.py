@@ -205,6 +205,7 @@ def test_the_epoch_is_chosen_on_validation_and_pruned_to_the_best_and_the_last(t
     run_dir = train("run", "--train.epochs=4", "--train.select_by=nll")
     losses = {record["epoch"]: record["val/nll"] for record in _records(run_dir) if "val/nll" in record}
     best = min(losses, key=losses.get)
+    assert _records(run_dir)[-1]["epoch"] == best  # the record of the test names the epoch that was tested
     kept = {path.name for path in (run_dir / "checkpoints").iterdir()}
     assert kept == {f"epoch-{epoch:04d}" for epoch in {best, 4}}
     exported = load_file(run_dir / "export" / "model.safetensors")
