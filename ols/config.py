@@ -17,7 +17,7 @@ import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser
 
 from ols.data.phantom import PhantomConfig
-from ols.losses import LOSSES
+from ols.losses import LOSSES, LabelLoss, find_loss
 
 
 @dataclass(frozen=True)
@@ -221,16 +221,17 @@ def parse_config(default: Path, argv: Sequence[str] | None = None) -> Config:
     loss = files.setdefault("loss", {})
     file_name = loss.setdefault("name", "ols")
     name = known.loss_name or file_name
-    if name not in LOSSES:
-        near = difflib.get_close_matches(name, LOSSES, n=1)
-        first.error(f"unknown loss {name!r}; " + (f"did you mean {near[0]!r}? " if near else "") + _known_losses())
+    try:
+        loss_class = find_loss(name)
+    except ValueError as error:
+        first.error(str(error))
     if name != file_name:
         dropped = ", ".join(f"{key}={value}" for key, value in loss.items() if key != "name")
         if dropped:
             print(f"loss.name {file_name} -> {name}: dropped the configured {dropped}", file=sys.stderr)
         files["loss"] = {"name": name}
 
-    parser = _build_parser(name)
+    parser = _build_parser(loss_class)
     parsed = parser.parse_args(overrides, namespace=parser.parse_object(files))
     try:
         values = parser.instantiate(parsed).as_dict()
@@ -240,22 +241,18 @@ def parse_config(default: Path, argv: Sequence[str] | None = None) -> Config:
         parser.error(str(error), error)
 
 
-def _build_parser(loss_name: str) -> _Parser:
-    parser = _Parser(description=f"Losses: {_known_losses()}")
+def _build_parser(loss_class: type[LabelLoss]) -> _Parser:
+    parser = _Parser(description=f"Losses: {', '.join(LOSSES)}")
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file; several are merged.")
     parser.add_class_arguments(Config, skip={"loss"})
     parser.add_argument("--loss.name", type=str, help="Name of the loss; its options follow from it.")
     parser.add_class_arguments(
-        LOSSES[loss_name],
+        loss_class,
         "loss",
         skip={"num_classes", "weight", "ignore_index", "reduction"},
         instantiate=False,
     )
     return parser
-
-
-def _known_losses() -> str:
-    return ", ".join(LOSSES)
 
 
 def _merge(base: dict, override: dict) -> dict:

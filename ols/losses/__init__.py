@@ -40,7 +40,19 @@ __all__ = [
     "SelfTeacherKD",
     "VirtualTeacherKD",
     "build_loss",
+    "find_loss",
 ]
+
+
+def find_loss(name: str) -> type[LabelLoss]:
+    """Return a loss by its name in `LOSSES`.
+
+    Raises:
+        ValueError: No such loss; the message has the nearest match.
+    """
+    if name not in LOSSES:
+        raise ValueError(f"unknown loss {name!r}; {_nearest(name, LOSSES)}")
+    return LOSSES[name]
 
 
 def build_loss(name: str, num_classes: int, **options: Any) -> LabelLoss:
@@ -54,13 +66,12 @@ def build_loss(name: str, num_classes: int, **options: Any) -> LabelLoss:
     Raises:
         ValueError: No such loss, or no such option of it; the message has the nearest match.
     """
-    if name not in LOSSES:
-        raise ValueError(f"unknown loss {name!r}; {_nearest(name, LOSSES)}")
-    known = [option for option in inspect.signature(LOSSES[name]).parameters if option != "num_classes"]
+    loss = find_loss(name)
+    known = [option for option in inspect.signature(loss).parameters if option != "num_classes"]
     for option in options:
         if option not in known:
             raise ValueError(f"loss {name!r} has no option {option!r}; {_nearest(option, known)}")
-    return LOSSES[name](num_classes, **options)
+    return loss(num_classes, **options)
 
 
 def _nearest(word: str, known) -> str:
