@@ -85,6 +85,10 @@ class LabelLoss(nn.Module, ABC):
             label_smoothing=label_smoothing,
         )
 
+    def hard_losses(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the cross entropy of each sample `[B]`, not weighted, 0 where it is ignored."""
+        return cross_entropy(logits, target, ignore_index=self.ignore_index, reduction="none").flatten()
+
     def reduce_samples(self, losses: Tensor, target: Tensor) -> Tensor:
         """Weigh each sample's loss by its label, leave ignored samples out, and reduce as `reduction` says."""
         losses = losses.flatten()  # [B]

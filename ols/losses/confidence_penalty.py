@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ols.losses.base import LabelLoss, check_interval
-from ols.losses.soft_targets import cross_entropy, flatten_classes
+from ols.losses.soft_targets import flatten_classes
 
 
 class ConfidencePenalty(LabelLoss):
@@ -37,7 +37,7 @@ class ConfidencePenalty(LabelLoss):
 
     def training_loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the penalised cross entropy."""
-        losses = cross_entropy(logits, target, ignore_index=self.ignore_index, reduction="none").flatten()
+        losses = self.hard_losses(logits, target)
         rows = flatten_classes(logits)  # [B, K]
         log_probs = torch.log_softmax(rows, 1)
         entropy = -(log_probs.exp() * log_probs.masked_fill(rows.isneginf(), 0)).sum(1)  # 0 log 0 is 0

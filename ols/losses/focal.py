@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from ols.losses.base import LabelLoss, check_interval
-from ols.losses.soft_targets import cross_entropy
 
 
 class FocalLoss(LabelLoss):
@@ -70,7 +69,7 @@ def label_losses(loss: LabelLoss, logits: Tensor, target: Tensor) -> Tensor:
     """Return `-log p_y` of each sample, unweighted."""
     if target.is_floating_point():
         raise ValueError(f"target must hold class indices for {type(loss).__name__}, got {target.dtype}")
-    return cross_entropy(logits, target, ignore_index=loss.ignore_index, reduction="none")
+    return loss.hard_losses(logits, target)
 
 
 def focus(losses: Tensor, gamma: float) -> Tensor:

@@ -5,7 +5,7 @@ from typing import Literal
 from torch import Tensor
 
 from ols.losses.base import LabelLoss, check_interval
-from ols.losses.soft_targets import cross_entropy, flatten_classes
+from ols.losses.soft_targets import flatten_classes
 
 
 class MarginLabelSmoothing(LabelLoss):
@@ -39,7 +39,7 @@ class MarginLabelSmoothing(LabelLoss):
 
     def training_loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the penalised cross entropy."""
-        losses = cross_entropy(logits, target, ignore_index=self.ignore_index, reduction="none").flatten()
+        losses = self.hard_losses(logits, target)
         rows = flatten_classes(logits)  # [B, K]
         masked = rows.isneginf()
         excess = (rows.amax(1, keepdim=True) - rows - self.margin).relu().masked_fill(masked, 0)

@@ -5,7 +5,7 @@ from typing import Literal
 from torch import Tensor
 
 from ols.losses.base import LabelLoss, check_interval
-from ols.losses.soft_targets import cross_entropy, flatten_classes
+from ols.losses.soft_targets import flatten_classes
 
 
 class MaxSup(LabelLoss):
@@ -37,7 +37,7 @@ class MaxSup(LabelLoss):
 
     def training_loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the penalised cross entropy."""
-        losses = cross_entropy(logits, target, ignore_index=self.ignore_index, reduction="none").flatten()
+        losses = self.hard_losses(logits, target)
         rows = flatten_classes(logits)  # [B, K]
         masked = rows.isneginf()
         mean = rows.masked_fill(masked, 0).sum(1) / masked.logical_not().sum(1)

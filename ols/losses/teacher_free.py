@@ -172,7 +172,7 @@ class SelfTeacherKD(LabelLoss):
         teacher_probs = torch.softmax(flatten_classes(teacher_logits) / self.temperature, 1)  # [B, K]
         teacher_entropy = torch.special.entr(teacher_probs).sum(1)
         tempered, _, _ = soft_target_cross_entropy(flatten_classes(logits) / self.temperature, teacher_probs)
-        hard = cross_entropy(logits, target, ignore_index=self.ignore_index, reduction="none").flatten()
+        hard = self.hard_losses(logits, target)
         distill = self.distill_weight * self.temperature**2
         losses = (1 - self.distill_weight) * hard + distill * (tempered - teacher_entropy)
         return self.reduce_samples(losses, target)
