@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ols.data.loading import Loader
 from ols.metrics import classification_metrics
+from ols.predictions import Predictions
 
 Autocast = Callable[[], AbstractContextManager]
 
@@ -25,23 +26,6 @@ class Evaluation:
 
     metrics: dict[str, float]
     reliability: Tensor
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """A model's outputs on a split, in the order of the data set.
-
-    Args:
-        logits: float32 or float64 `[N, K]`.
-        targets: int64 `[N]`.
-        indices: Index of each sample in its data set, int64 `[N]`.
-        features: Penultimate features `[N, D]`, where they were asked for.
-    """
-
-    logits: Tensor
-    targets: Tensor
-    indices: Tensor
-    features: Tensor | None
 
 
 def tagged(evaluations: dict[str, Evaluation]) -> dict[str, float]:
@@ -112,6 +96,9 @@ def predict(
         logits=whole["logits"][order],
         targets=whole["target"][order],
         indices=indices,
+        sample_ids=[loader.source.sample_id(index) for index in indices.tolist()],
+        classes=loader.source.classes,
+        groups=loader.source.groups,
         features=whole["features"][order] if features else None,
     )
 

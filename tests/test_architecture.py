@@ -25,7 +25,8 @@ MAY_IMPORT = {
     "ols.tracking": {"ols.figures"},
     "ols.runs": {"ols.checkpoint"},
     "ols.integrations": {"ols.losses"},
-    "ols.evaluation": {"ols.data.loading", "ols.metrics"},
+    "ols.predictions": set(),
+    "ols.evaluation": {"ols.data.loading", "ols.metrics", "ols.predictions"},
     "ols.export": {"ols.data.transforms"},
     "ols.report": {"ols.data", "ols.evaluation"},
     "ols.trainer": {
