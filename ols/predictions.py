@@ -60,6 +60,6 @@ def load_predictions(path: Path) -> Predictions:
         metadata = file.metadata() or {}
         if metadata.get("format") != str(FORMAT):
             raise ValueError(f"{path} has predictions format {metadata.get('format')}, expected {FORMAT}")
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: not a dict
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- not a dict
     names = {name: json.loads(metadata[name]) for name in ("sample_ids", "classes", "groups")}
     return Predictions(**tensors, **names)
