@@ -124,15 +124,12 @@ class OnlineLabelSmoothing(LabelLoss):
         if self._has_zero_rows:
             return self._zero_row_loss(rows, target)
         collecting = self._collecting and torch.is_grad_enabled()
+        state = self._buffers  # each attribute that is a buffer costs a call of nn.Module.__getattr__
         loss = CollectingCrossEntropy.apply(
             rows,
-            target.flatten().long(),
-            self.soft_labels,
-            self._label_weights,
-            self._prob_sums if collecting else None,
-            self._correct_counts if collecting else None,
-            self._one,
-            self._minus_hard_weight,
+            target if target.ndim == 1 and target.dtype == torch.int64 else target.flatten().long(),
+            (state["soft_labels"], state["_label_weights"], state["_one"], state["_minus_hard_weight"]),
+            (state["_prob_sums"], state["_correct_counts"]) if collecting else None,
             self.hard_weight,
             self.loss_scale,
             self.ignore_index,
