@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -70,46 +71,44 @@ def soft_label_recovery(soft_labels: Tensor, reference: Tensor, groups: Sequence
         soft label lacks what the reference has; `zero_rows`. Means of nothing are NaN.
 
     Raises:
-        ValueError: If the shapes are not `[K, K]`, `[K, K]` and `[K]`, or a row is no distribution.
+        ValueError: If the shapes are not `[K, K]`, `[K, K]` and `[K]`, a row is no distribution, or all are zero.
     """
     k = len(groups)
     for name, matrix in (("soft_labels", soft_labels), ("reference", reference)):
         if matrix.shape != (k, k):
-            raise ValueError(
-                f"{name} must have shape {[k, k]}, a row and column for each of groups, got {list(matrix.shape)}"
-            )
-    learnt = (soft_labels != 0).any(1)  # [K]
-    names = {group: number for number, group in enumerate(groups)}
-    group = torch.tensor([names[name] for name in groups])
-    same = group[:, None] == group
+            raise ValueError(f"{name} must have shape {[k, k]}, as groups has, got {list(matrix.shape)}")
+    learnt, known = (matrix.detach().cpu().double() for matrix in (soft_labels, reference))
+    group = np.array(groups)
     others = ~torch.eye(k, dtype=torch.bool)
-    rows = [matrix.detach().cpu().double()[learnt.cpu()] for matrix in (soft_labels, reference)]
-    same, others = same[learnt.cpu()], others[learnt.cpu()]
-    for name, matrix in zip(("soft_labels", "reference"), rows, strict=True):
-        _check_distributions(name, matrix)
-    result = {}
-    for suffix, chosen in (("", others), ("_within", others & same)):
-        correlations = [_rank_correlation(*pair, where) for *pair, where in zip(*rows, chosen, strict=True)]
-        defined = [value for value in correlations if value is not None]
-        result[f"rank_correlation{suffix}"] = sum(defined) / len(defined) if defined else float("nan")
+    within = others & torch.from_numpy(group[:, None] == group)
+    filled = (learnt != 0).any(1)  # [K]
+    if not filled.any():
+        raise ValueError("soft_labels must not be all zero")
+    learnt, known, others, within = (matrix[filled] for matrix in (learnt, known, others, within))  # each [<=K, K]
+    _check_distributions("soft_labels", learnt)
+    _check_distributions("reference", known)
+    divergence = torch.xlogy(known, known) - torch.xlogy(known, learnt)  # F.kl_div has nan where both are 0
+    result = {
+        "mean_absolute_difference": (learnt - known).abs().mean().item(),
+        "kl": divergence.sum(1).mean().item(),
+        "zero_rows": int((~filled).sum()),
+    }
+    for prefix, matrix in (("", learnt), ("reference_", known)):
+        result[f"{prefix}off_diagonal"] = matrix[others].sum().item() / len(matrix)
+        result[f"{prefix}within_group_share"] = (matrix[within].sum() / matrix[others].sum()).item()
+    for suffix, chosen in (("", others), ("_within", within)):
+        correlations = [_rank_correlation(a[at], b[at]) for a, b, at in zip(learnt, known, chosen, strict=True)]
+        defined = [correlation for correlation in correlations if correlation is not None]
+        result[f"rank_correlation{suffix}"] = float(np.mean(defined)) if defined else float("nan")
         result[f"undefined_rows{suffix}"] = len(correlations) - len(defined)
-    for prefix, matrix in zip(("", "reference_"), rows, strict=True):
-        off_diagonal = (matrix * others).sum()
-        result[f"{prefix}off_diagonal"] = (off_diagonal / len(matrix)).item()
-        result[f"{prefix}within_group_share"] = ((matrix * (others & same)).sum() / off_diagonal).item()
-    result["mean_absolute_difference"] = (rows[0] - rows[1]).abs().mean().item()
-    divergence = torch.xlogy(rows[1], rows[1]) - torch.xlogy(rows[1], rows[0])  # F.kl_div has nan where both are 0
-    result["kl"] = divergence.sum(1).mean().item()
-    result["zero_rows"] = int((~learnt).sum())
     return result
 
 
-def _rank_correlation(first: Tensor, second: Tensor, where: Tensor) -> float | None:
-    """Spearman's rank correlation of some entries of two rows; None where it is undefined."""
+def _rank_correlation(first: Tensor, second: Tensor) -> float | None:
+    """Spearman's rank correlation of two vectors; None where one of them is constant, or empty."""
     from scipy.stats import spearmanr  # a second of imports
 
-    first, second = first[where], second[where]
-    if any((row == row[:1]).all() for row in (first, second)):
+    if any((values == values[:1]).all() for values in (first, second)):
         return None
     return float(spearmanr(first, second).statistic)
 
