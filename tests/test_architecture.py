@@ -98,7 +98,7 @@ def test_losses_import_torch_and_nothing_else():
 
 def test_phantoms_need_no_torch():
     names = {name.split(".")[0] for path in (PACKAGE / "data" / "phantom").glob("*.py") for name in _imports(path)}
-    assert names <= {"numpy", "PIL", "tqdm", "safetensors", "ols"} | set(sys.stdlib_module_names)
+    assert names <= {"numpy", "PIL", "tqdm", "ols"} | set(sys.stdlib_module_names)
 
 
 def test_nobody_imports_recipes_tests_or_benchmarks():

@@ -56,6 +56,13 @@ def test_the_population_update_ends_there_whatever_the_class_frequencies(hard_we
         expected = ols_fixed_point(torch.from_numpy(confusion), hard_weight).numpy()
         assert soft_labels == pytest.approx(expected, abs=1e-9)
         assert predicted == pytest.approx(expected, abs=1e-9)
+        assert (expected.diagonal() < confusion.diagonal()).all() or hard_weight == 1  # under-confident in every class
+
+
+def test_the_confusion_can_be_read_back():
+    confusion = reader_confusion(1.0)
+    soft_labels = ols_fixed_point(torch.from_numpy(confusion), 0.3).numpy()
+    assert soft_labels @ np.linalg.inv(0.3 * np.eye(165) + 0.7 * soft_labels) == pytest.approx(confusion, abs=1e-12)
 
 
 def test_the_distance_shrinks_by_one_minus_the_hard_weight_an_epoch():

@@ -2,21 +2,18 @@
 
 import csv
 import functools
-import json
 import os
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from safetensors import safe_open
-from safetensors.numpy import save_file
 
 from ols.data.keyed import keyed_uniform
 from ols.data.phantom.classes import PHANTOM_CLASSES, SPLITS, PhantomConfig, draw_classes
 from ols.data.phantom.rendering import average_phantoms
 
 FORMAT = 1
-FILE = "reader_confusion.safetensors"
+FILE = "reader_confusion.npz"
 LEAST_CONFUSED, MOST_CONFUSED = 0.15, 0.30  # share of a class's images that is read as another, at full disagreement
 OVERCALL_COST = 0.5  # seeing more than there is, over missing as much of what is there
 TOLERANCE = 3  # pixels of 32 by which two lesions may lie apart and still look alike
@@ -56,7 +53,12 @@ def reader_confusion(reader_noise: float, classes: ArrayLike | None = None) -> N
 
     Returns:
         Row = class drawn, column = class read, rows sum to 1, zero across anatomies, `[K, K]`.
+
+    Raises:
+        ValueError: If `reader_noise` lies outside its interval.
     """
+    if not 0 <= reader_noise <= 1:
+        raise ValueError(f"reader_noise must lie in [0, 1], got {reader_noise}")
     classes = np.arange(len(PHANTOM_CLASSES)) if classes is None else np.asarray(classes)
     confusion = _full_disagreement()[np.ix_(classes, classes)]
     mass = 1 - confusion.diagonal()
@@ -124,9 +126,9 @@ def draw_readings(config: PhantomConfig) -> dict[str, NDArray[np.int64]]:
 def save_reader_confusion(root: Path, config: PhantomConfig) -> None:
     """Write the confusion of a set's readers, over the classes of its training split, beside its CSVs."""
     classes = np.unique(draw_classes(config)["train"])
-    labels = json.dumps([PHANTOM_CLASSES[k].label for k in classes])
-    confusion = {"confusion": reader_confusion(config.reader_noise, classes)}
-    save_file(confusion, root / FILE, metadata={"format": str(FORMAT), "classes": labels})
+    labels = [PHANTOM_CLASSES[k].label for k in classes]
+    confusion = reader_confusion(config.reader_noise, classes)
+    np.savez(root / FILE, format=FORMAT, classes=labels, confusion=confusion)
 
 
 def load_reader_confusion(root: str | os.PathLike[str]) -> tuple[list[str], NDArray[np.float64]]:
@@ -146,11 +148,10 @@ def load_reader_confusion(root: str | os.PathLike[str]) -> tuple[list[str], NDAr
     path = Path(root) / FILE
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; write the phantoms with reader_noise above 0")
-    with safe_open(path, framework="numpy") as file:
-        metadata = file.metadata() or {}
-        if metadata.get("format") != str(FORMAT):
-            raise ValueError(f"{path} has format {metadata.get('format')}, expected {FORMAT}")
-        return json.loads(metadata["classes"]), file.get_tensor("confusion")
+    with np.load(path) as file:
+        if file["format"] != FORMAT:
+            raise ValueError(f"{path} has format {file['format']}, expected {FORMAT}")
+        return file["classes"].tolist(), file["confusion"]
 
 
 def load_latent_classes(root: str | os.PathLike[str], split: str) -> NDArray[np.int64]:
