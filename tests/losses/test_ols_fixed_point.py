@@ -43,15 +43,15 @@ def test_two_classes_by_hand():
     assert fixed_point.numpy() == pytest.approx(np.array([[5, 2], [2, 5]]) / 7, abs=1e-7)
 
 
-@pytest.mark.parametrize("start", ["uniform", "hard"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])  # hard, smoothed and uniform initial soft labels
 @pytest.mark.parametrize("hard_weight", [0.1, 0.3, 0.5, 0.9, 1.0])
-def test_the_population_update_ends_there_whatever_the_class_frequencies(hard_weight, start):
+def test_the_population_update_ends_there_whatever_the_class_frequencies(hard_weight, smoothing):
     rng = np.random.default_rng(int(100 * hard_weight))
     for k in (2, 3, 7):
         bound = 1 / (1 + hard_weight)
         confusion = random_confusion(rng, k, bound + 1e-3, bound + 0.02)
         prior = rng.dirichlet(np.full(k, 0.5))
-        initial = np.full((k, k), 1 / k) if start == "uniform" else np.eye(k)
+        initial = (1 - smoothing) * np.eye(k) + smoothing / k
         soft_labels, predicted = iterate(confusion, hard_weight, prior, initial, epochs=300)
         expected = ols_fixed_point(torch.from_numpy(confusion), hard_weight).numpy()
         assert soft_labels == pytest.approx(expected, abs=1e-9)

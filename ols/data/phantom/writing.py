@@ -43,11 +43,11 @@ def write_phantoms(root: str | os.PathLike[str], config: PhantomConfig, *, worke
     """Write a set of phantoms to disk in the official form of RadImageNet.
 
     `root` receives `RadiologyAI_{train,val,test}.csv`, the tree `radiology_ai/` of 8-bit grayscale PNG files, and
-    `phantoms.json` with the config; where readers disagree also `reader_confusion.npz`, and a column `latent`
-    beside `label` in the CSVs. Files lie in the folder of the class drawn: their names and bytes do not depend on how
-    they are read. It appears at once when it is complete: the set is written under a temporary name
-    beside it and renamed; a killed run leaves that hidden folder behind and nothing else. Where `root` already holds
-    exactly these phantoms, nothing is done.
+    `phantoms.json` with the config; where readers disagree also `reader_confusion.npz`, and a column `latent` beside
+    `label` in the CSVs. Files lie in the folder of the class drawn: their names and bytes do not depend on how they are
+    read. The set appears at once when it is complete: it is written under a temporary name beside `root` and renamed; a
+    killed run leaves that hidden folder behind and nothing else. Where `root` already holds exactly these phantoms,
+    nothing is done.
 
     Args:
         root: Folder to write; absent, empty, or the result of an earlier call.
