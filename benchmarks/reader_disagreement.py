@@ -40,7 +40,6 @@ IMAGE_SIZE = 32
 CONTRAST = 0.7
 VAL_IMAGES, TEST_IMAGES = 1000, 4000
 BATCH = 64
-STEPS = 2200  # 14 epochs of 10,000 images
 PEAK_LR = 0.1
 WEIGHT_DECAY = 5e-4
 SHIFT = 2  # pixels by which a training batch is moved at most
@@ -73,7 +72,7 @@ def predict(model: nn.Module, images: Tensor) -> Tensor:
         return torch.cat([model(batch) for batch in images.split(500)])
 
 
-def train(loss_options: dict, images: Tensor, targets: Tensor, num_classes: int, seed: int):
+def train(loss_options: dict, images: Tensor, targets: Tensor, num_classes: int, seed: int, total_steps: int):
     """Return the trained network and what an OLS beside it collected in the last epoch, `[K, K]`."""
     seed_everything(seed)
     model = build_network(num_classes)
@@ -81,7 +80,7 @@ def train(loss_options: dict, images: Tensor, targets: Tensor, num_classes: int,
     collector = loss if isinstance(loss, OnlineLabelSmoothing) else OnlineLabelSmoothing(num_classes)
     optimizer = torch.optim.SGD(model.parameters(), lr=PEAK_LR, momentum=0.9, nesterov=True, weight_decay=WEIGHT_DECAY)
     steps = len(images) // BATCH
-    epochs = round(STEPS / steps)
+    epochs = round(total_steps / steps)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, PEAK_LR, total_steps=epochs * steps, pct_start=0.1, cycle_momentum=False
     )
@@ -117,10 +116,10 @@ def fit_temperature(logits: Tensor, targets: Tensor) -> float:
     return float(np.exp(found.x))
 
 
-def measure(name: str, size: int, seed: int, splits: dict, truth: Tensor, groups: list[str]) -> dict:
+def measure(name: str, size: int, seed: int, steps: int, splits: dict, truth: Tensor, groups: list[str]) -> dict:
     """Train with one loss on the first images of the training split, and return all that is measured."""
     images, read, _ = (part[:size] for part in splits["train"])
-    model, soft_labels = train(LOSSES[name], images, read, len(truth), seed)
+    model, soft_labels = train(LOSSES[name], images, read, len(truth), seed, steps)
     temperature = fit_temperature(predict(model, splits["val"][0]), splits["val"][1])
     test_images, test_read, test_latent = splits["test"]
     logits = predict(model, test_images)
@@ -178,6 +177,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 3000, 10_000], help="training images")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=2200, help="of each training: 14 epochs of 10,000 images")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "reader_disagreement.json")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -195,7 +195,7 @@ def main() -> None:
         "classes": len(classes),
         "image_size": IMAGE_SIZE,
         "contrast": CONTRAST,
-        "steps": STEPS,
+        "steps": args.steps,
         "batch": BATCH,
         "peak_lr": PEAK_LR,
         "weight_decay": WEIGHT_DECAY,
@@ -214,7 +214,7 @@ def main() -> None:
         splits = {name: draw_split(sizes[name], firsts[name], confusion, classes, config) for name in sizes}
         for size in args.sizes:
             for name in LOSSES:
-                results["runs"].append(measure(name, size, seed, splits, truth, groups))
+                results["runs"].append(measure(name, size, seed, args.steps, splits, truth, groups))
                 print(json.dumps(results["runs"][-1]), flush=True)
     results["seconds"] = round(time.perf_counter() - start)
     args.output.parent.mkdir(parents=True, exist_ok=True)
