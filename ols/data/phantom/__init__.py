@@ -11,10 +11,29 @@ by (seed, index), the geometry is drawn before the noise, and the class only sel
 index rendered as two classes of one anatomy therefore shows the same patient with and without the lesion, and at two
 sizes the same patient. (NumPy may change how it draws normal numbers from one release to another, and the images then
 change with it.)
+
+With `reader_noise` above 0 the class that is drawn, the latent class z, is not the label: the label y is what a reader
+makes of the image, drawn from row z of a confusion matrix Q, independently from image to image. So P(y | image) = Q[z],
+exactly, for every image of validation and test: a model's confidence can be compared with the truth, and no model can
+be right more often than Q's diagonal. The set ships Q and every z (`load_reader_confusion`, `load_latent_classes`).
+
+Q follows from how the classes are painted. In the average patient of each anatomy, d(a, b) is the distance between the
+blurred changes that two classes paint, and c(a, b) = d(a, b) + half of what b shows more than a, so that missing a
+lesion is likelier than inventing one, and Q is not symmetric. Off the diagonal Q[a, b] is proportional to
+exp(-c(a, b) / t) within the anatomy (t: the median over its classes of the smallest c) and 0 across. A row's mass off
+the diagonal is `reader_noise` times 0.15 (the least confusable class) to 0.30 (the most, by rank of the row's sum), so
+that the class drawn is always the likeliest label.
 """
 
 from ols.data.phantom.anatomy import ANATOMIES, LESIONS, Anatomy, Lesion, Shape
 from ols.data.phantom.classes import PHANTOM_CLASSES, PhantomClass, PhantomConfig, class_sizes, draw_classes
+from ols.data.phantom.readers import (
+    draw_readings,
+    load_latent_classes,
+    load_reader_confusion,
+    read_labels,
+    reader_confusion,
+)
 from ols.data.phantom.rendering import render_phantoms
 from ols.data.phantom.writing import write_phantoms
 
@@ -29,6 +48,11 @@ __all__ = [
     "Shape",
     "class_sizes",
     "draw_classes",
+    "draw_readings",
+    "load_latent_classes",
+    "load_reader_confusion",
+    "read_labels",
+    "reader_confusion",
     "render_phantoms",
     "write_phantoms",
 ]

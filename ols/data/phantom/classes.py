@@ -54,6 +54,8 @@ class PhantomConfig:
         noise: Strength of noise and speckle, in [0, 3]; 1 is typical of the modality.
         imbalance: Size of the commonest class (a normal) over that of the rarest, in [1, 100000]; sizes fall
             geometrically.
+        reader_noise: How much readers disagree, in [0, 1]: 0 labels every image by the class drawn, 1 reads 15 % of the
+            least to 30 % of the most confusable class as others of the anatomy. The images do not depend on it.
 
     Raises:
         ValueError: If a field lies outside its interval; names the field.
@@ -68,6 +70,7 @@ class PhantomConfig:
     jitter: float = 1.0
     noise: float = 1.0
     imbalance: float = 10.0
+    reader_noise: float = 0.0
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -79,6 +82,7 @@ class PhantomConfig:
             ("jitter", 0, 3),
             ("noise", 0, 3),
             ("imbalance", 1, 100_000),
+            ("reader_noise", 0, 1),
         ):
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name} must lie in [{low}, {high}], got {getattr(self, name)}")

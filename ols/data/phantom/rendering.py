@@ -271,3 +271,22 @@ def render_phantoms(classes: ArrayLike, indices: ArrayLike, config: PhantomConfi
             image = _MACHINES[modality](_paint(anatomy, named, z, config), z, config)
             images[at] = np.clip(image * 255 + 0.5, 0, 255)
     return images
+
+
+@functools.cache
+def average_phantoms(image_size: int) -> NDArray[np.float32]:
+    """Paint the average patient of each class: no jitter, and nothing that the machine does.
+
+    Args:
+        image_size: Height and width in pixels.
+
+    Returns:
+        Tissue levels at the default contrast, 1 for white, `[165, image_size, image_size]`.
+    """
+    config = PhantomConfig(image_size=image_size, jitter=0)
+    images = np.empty((len(PHANTOM_CLASSES), image_size, image_size), dtype=np.float32)
+    for group in ANATOMIES:
+        members = [k for k, c in enumerate(PHANTOM_CLASSES) if c.anatomy == group.prefix]
+        z = {name: np.zeros((len(members), *shape), dtype=np.float32) for name, shape in _DRAWS.items()}
+        images[members] = _paint(group.prefix, [PHANTOM_CLASSES[k] for k in members], z, config)
+    return images

@@ -16,6 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ols.data.phantom.classes import PHANTOM_CLASSES, PhantomClass, PhantomConfig, draw_classes
+from ols.data.phantom.readers import draw_readings, save_reader_confusion
 from ols.data.phantom.rendering import render_phantoms
 
 FORMAT = 1
@@ -32,7 +33,8 @@ def _difference(root: Path, config: PhantomConfig) -> str | None:
         return "its phantoms.json is not a JSON object"
     if found.get("format") != FORMAT:
         return f"its format is {found.get('format')}, this version writes {FORMAT}"
-    there, asked = found.get("config", {}), asdict(config)
+    there = {"reader_noise": 0.0, **found.get("config", {})}  # sets from before readers could disagree
+    asked = asdict(config)
     differing = [name for name in {**asked, **there} if there.get(name) != asked.get(name)]
     return "; ".join(f"its {name} is {there.get(name)}, not {asked.get(name)}" for name in differing) or None
 
@@ -41,9 +43,11 @@ def write_phantoms(root: str | os.PathLike[str], config: PhantomConfig, *, worke
     """Write a set of phantoms to disk in the official form of RadImageNet.
 
     `root` receives `RadiologyAI_{train,val,test}.csv`, the tree `radiology_ai/` of 8-bit grayscale PNG files, and
-    `phantoms.json` with the config. It appears at once when it is complete: the set is written under a temporary name
-    beside it and renamed; a killed run leaves that hidden folder behind and nothing else. Where `root` already holds
-    exactly these phantoms, nothing is done.
+    `phantoms.json` with the config; where readers disagree also `reader_confusion.npz`, and a column `latent` beside
+    `label` in the CSVs. Files lie in the folder of the class drawn: their names and bytes do not depend on how they are
+    read. The set appears at once when it is complete: it is written under a temporary name beside `root` and renamed; a
+    killed run leaves that hidden folder behind and nothing else. Where `root` already holds exactly these phantoms,
+    nothing is done.
 
     Args:
         root: Folder to write; absent, empty, or the result of an earlier call.
@@ -86,17 +90,22 @@ def _file_name(index: int, c: PhantomClass) -> str:
 
 
 def _write_tables(folder: Path, config: PhantomConfig) -> None:
-    """Everything but the images: CSVs, empty class folders, manifest."""
+    """Everything but the images: CSVs, empty class folders, what readers confuse, manifest."""
+    columns = ("filename", "label") if config.reader_noise == 0 else ("filename", "label", "latent")
+    readings = draw_readings(config)
     start = 0
     for split, classes in draw_classes(config).items():
         with open(folder / f"RadiologyAI_{split}.csv", "w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file, lineterminator="\n")
-            rows.writerow(("filename", "label"))
-            for index, c in enumerate((PHANTOM_CLASSES[k] for k in classes), start):
-                rows.writerow((_file_name(index, c), c.label))
+            rows.writerow(columns)
+            for index, (k, read) in enumerate(zip(classes, readings[split], strict=True), start):
+                c = PHANTOM_CLASSES[k]
+                rows.writerow((_file_name(index, c), PHANTOM_CLASSES[read].label, c.label)[: len(columns)])
         for k in np.unique(classes):
             (folder / "radiology_ai" / PHANTOM_CLASSES[k].folder).mkdir(parents=True, exist_ok=True)
         start += len(classes)
+    if config.reader_noise > 0:
+        save_reader_confusion(folder, config)
     manifest = json.dumps({"format": FORMAT, "config": asdict(config)}, indent=2)
     (folder / "phantoms.json").write_text(manifest + "\n", encoding="utf-8")
 
