@@ -5,8 +5,9 @@ A pack is a folder.
 - `shard-00000.npy`, ...: pixels, uint8. An ordinary array `[images, C, H, W]` where all images of the shard have one
   size, else `[bytes]` with the images one after the other.
 - `manifest.json`: `format`, `checksum` (of the manifest itself), `classes`, `groups`, `splits` (sample ids and class
-  indices), `size`, `aspect`, `in_chans`, `resampling`, `shards` (file, shape, CRC-32 of the pixels, and the sizes of
-  images where they differ), `skipped` (training images that could not be read), `content` (a digest of ids and labels).
+  indices), `size`, `aspect`, `in_chans`, `resampling`, `shards` (file, shape, CRC-32 of the pixels, sizes of images
+  where they differ, numbers of images left out), `skipped` (ids of training images that could not be read), `content`
+  (a digest of ids and labels), and how it was asked for.
 - `verified.json`: which files, as they lie on this disk, have been found to have their checksums.
 
 CRC-32 finds every flipped byte, and here outruns SHA-256 and BLAKE2b, which would also be good against forgers.
@@ -31,6 +32,7 @@ FORMAT = 1
 MANIFEST, STAMP = "manifest.json", "verified.json"
 HEADER_BYTES = 128
 CHUNK_BYTES = 1 << 24
+WILLNEED = getattr(mmap, "MADV_WILLNEED", None)  # Windows has none
 UNSUMMED = '"checksum": "00000000"'
 
 
@@ -73,13 +75,13 @@ class Pack:
         self._starts = np.concatenate(starts)[here]
         self._shards = np.repeat(np.arange(len(sizes)), [len(size) for size in sizes])[here]
         self._files = [shard["file"] for shard in manifest["shards"]]
-        self._pixels: dict[int, np.ndarray] = {}
+        self._maps: dict[int, tuple[mmap.mmap, np.ndarray]] = {}
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_pixels": {}}  # a map does not travel to another process; its file does
+        return self.__dict__ | {"_maps": {}}  # a map does not travel to another process; its file does
 
     def sample_id(self, index: int) -> str:
         """Return the name that the sample had where the pack was made from."""
@@ -110,20 +112,28 @@ class Pack:
         return crops
 
     def _views(self, indices: np.ndarray) -> list[np.ndarray]:
-        """Return images as they lie in the mapped files, uint8 `[C, H, W]` each."""
-        places = (self._shards[indices], self._starts[indices], self.sizes[indices])
-        return [
-            self._shard(shard)[start : start + self.in_chans * height * width].reshape(self.in_chans, height, width)
-            for shard, start, (height, width) in zip(*(place.tolist() for place in places), strict=True)
-        ]
+        """Return images as they lie in the mapped files, uint8 `[C, H, W]` each; all are asked of the disk at once."""
+        sizes = self.sizes[indices]
+        lengths = self.in_chans * sizes.prod(axis=1)
+        places = (self._shards[indices], self._starts[indices], lengths, sizes)
+        views = []
+        for shard, start, length, (height, width) in zip(*(place.tolist() for place in places), strict=True):
+            mapped, pixels = self._shard(shard)
+            if (
+                WILLNEED is not None
+            ):  # else images that are not in memory come one after the other, at a fifth of the rate
+                page = (HEADER_BYTES + start) // mmap.PAGESIZE * mmap.PAGESIZE
+                mapped.madvise(WILLNEED, page, HEADER_BYTES + start + length - page)
+            views.append(pixels[start : start + length].reshape(self.in_chans, height, width))
+        return views
 
-    def _shard(self, number: int) -> np.ndarray:
-        """Return the pixels of a shard, mapped on its first use in this process, uint8 `[bytes]`."""
-        if number not in self._pixels:
+    def _shard(self, number: int) -> tuple[mmap.mmap, np.ndarray]:
+        """Return the map of a shard, made on its first use in this process, and its pixels, uint8 `[bytes]`."""
+        if number not in self._maps:
             with open(self.root / self._files[number], "rb") as file:
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            self._pixels[number] = np.frombuffer(mapped, np.uint8, offset=HEADER_BYTES)
-        return self._pixels[number]
+            self._maps[number] = mapped, np.frombuffer(mapped, np.uint8, offset=HEADER_BYTES)
+        return self._maps[number]
 
 
 def open_pack(root: str | Path) -> dict[Split, Pack]:
@@ -140,7 +150,7 @@ def open_pack(root: str | Path) -> dict[Split, Pack]:
     """
     root = Path(root)
     manifest = load_manifest(root)
-    verify_pack(root, manifest, trust=_read_stamp(root))
+    verify_pack(root, manifest, trust_stamp=True)
     return {split: Pack(root, split, manifest) for split in manifest["splits"]}
 
 
@@ -173,20 +183,21 @@ def dump_manifest(content: dict[str, Any]) -> str:
     return text.replace(UNSUMMED, f'"checksum": "{_checksum(text)}"', 1)
 
 
-def verify_pack(root: Path, manifest: dict[str, Any], *, trust: dict[str, list[int]] | None = None) -> None:
+def verify_pack(root: Path, manifest: dict[str, Any], *, trust_stamp: bool = False) -> None:
     """Check the files of a pack, on all cores and with a progress bar, and remember which are sound.
 
     Args:
         root: The pack's folder.
         manifest: What `load_manifest` returned.
-        trust: Files that are believed unread, with what `_signature` said of them; by default none.
+        trust_stamp: Read only the files that have been touched since they were found sound.
 
     Raises:
         FileNotFoundError: A shard is missing.
         ValueError: A shard is damaged.
     """
     signatures = {shard["file"]: _signature(root, shard) for shard in manifest["shards"]}
-    unknown = [shard for shard in manifest["shards"] if (trust or {}).get(shard["file"]) != signatures[shard["file"]]]
+    sound = _read_stamp(root) if trust_stamp else {}
+    unknown = [shard for shard in manifest["shards"] if sound.get(shard["file"]) != signatures[shard["file"]]]
     if not unknown:
         return
     total = sum(signatures[shard["file"]][0] for shard in unknown)
@@ -234,7 +245,7 @@ def _signature(root: Path, shard: dict[str, Any]) -> list[int]:
     """Return what tells a file that has been touched from one that has not, and check its size."""
     path = root / shard["file"]
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing from the pack")
+        raise FileNotFoundError(f"{path} is missing from the pack: pack again, and only it is written")
     found, expected = path.stat(), HEADER_BYTES + int(np.prod(shard["shape"]))
     if found.st_size != expected:
         raise ValueError(f"{path} is damaged: {found.st_size:,} bytes instead of {expected:,}")
@@ -251,7 +262,7 @@ def _verify_shard(path: Path, shard: dict[str, Any]) -> int:
             checksum = zlib.crc32(chunk, checksum)
         size = file.tell()
     if header != npy_header(tuple(shard["shape"])) or f"{checksum:08x}" != shard["crc32"]:
-        raise ValueError(f"{path} is damaged: its checksum is not that of the manifest; pack again")
+        raise ValueError(f"{path} is damaged: its checksum is not that of the manifest; delete it and pack again")
     return size
 
 

@@ -44,7 +44,8 @@ def write_pack(
     """Write a pack of a data set, and verify it.
 
     A shard appears under its name when it is complete and on the disk, and the manifest when all shards are verified:
-    until then nothing opens the pack, and the same call continues with the shards that are missing.
+    until then nothing opens the pack, and the same call continues with the shards that are missing. So it also does
+    where a shard of a complete pack has been deleted.
 
     Args:
         sources: The splits, all of one mode; they decide the number of channels.
@@ -87,7 +88,12 @@ def write_pack(
     if (output / MANIFEST).exists():
         manifest = load_manifest(output)
         _check_plan(output, plan, manifest)
-        return manifest
+        if all((output / shard["file"]).is_file() for shard in manifest["shards"]):
+            verify_pack(output, manifest, trust_stamp=True)
+            return manifest
+        for number, record in enumerate(manifest["shards"]):  # unfinished again
+            write_atomically(writer.record_path(number), json.dumps(record).encode())
+        (output / MANIFEST).rename(output / PLAN)
     if (output / PLAN).exists():
         _check_plan(output, plan, json.loads((output / PLAN).read_text()))
     elif output.exists() and any(output.iterdir()):
@@ -101,7 +107,7 @@ def write_pack(
     write_atomically(output / PLAN, json.dumps(plan).encode())
     _write_missing(writer, workers)
     records = [json.loads(writer.record_path(shard).read_text()) for shard in range(len(writer))]
-    left_out = {writer.place(number) for record in records for number in record.pop("skipped")}
+    left_out = {writer.place(number) for record in records for number in record["skipped"]}
     splits = {
         split: {
             name: [value for index, value in enumerate(column) if (split, index) not in left_out]
