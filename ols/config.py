@@ -25,17 +25,24 @@ class DataConfig:
     """Images, and what is done to them.
 
     Args:
-        root: Folder that contains `radiology_ai`.
-        splits: Folder with the split CSVs, where it is not one of the usual places.
+        root: A folder that contains `radiology_ai`, a pack, a folder that contains `train`, `val` and `test` with class
+            folders, or a MedMNIST `.npz`.
+        splits: Folder with the split CSVs of `radiology_ai`, where it is not one of the usual places.
         phantoms: Render the data set described by `phantoms` at `root` unless it is there.
         image_size: Side of the square that the model sees, in pixels.
-        resize_size: The shorter side is resized to this before the square is cut out, in pixels; by default 8/7 of
+        resize_size: Images are resized to this before the square is cut out, in pixels; by default 8/7 of
             `image_size`, which is 256 for 224.
+        aspect: `resize_size` is that of the `shorter` side, of the `longest` with black beside the image, or of both
+            sides (`squash`); a pack has one of its own, which must be named.
         in_chans: 1 for grayscale, 3 for RGB.
         horizontal_flip: Mirror half of the training images; turn it off where laterality matters.
+        sampling: `class_balanced` trains on all classes equally often, with as many images an epoch.
+        unreadable: `error` stops at a training image that cannot be read, `skip` trains without it and counts it;
+            evaluation always stops.
         class_weights: Weight of a class in the loss: `inverse` to its training images, or to their `effective`
             number (Cui et al. 2019, beta 0.9999); the mean weight of a training image is 1.
-        workers: Reading processes of each loader and process; by default its share of the cores, at most 8.
+        workers: Reading processes of each loader and process; by default its share of the cores, at most 8, and 2 for
+            a pack.
     """
 
     root: str = "data/phantoms"
@@ -43,10 +50,20 @@ class DataConfig:
     phantoms: bool = False
     image_size: int = 224
     resize_size: int | None = None
+    aspect: Literal["shorter", "longest", "squash"] = "shorter"
     in_chans: Literal[1, 3] = 1
     horizontal_flip: bool = True
+    sampling: Literal["natural", "class_balanced"] = "natural"
+    unreadable: Literal["error", "skip"] = "error"
     class_weights: Literal["none", "inverse", "effective"] = "none"
     workers: int | None = None
+
+    def __post_init__(self):
+        if self.sampling != "natural" and self.class_weights != "none":
+            raise ValueError(
+                f"data.sampling {self.sampling} and data.class_weights {self.class_weights} "
+                "both make up for imbalance: choose one"
+            )
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def export_model(
             "fixed_input_size": False,
             "interpolation": "bilinear",
             "crop_pct": size / preprocessing.resize_size,
-            "crop_mode": "center",
+            "crop_mode": {"shorter": "center", "longest": "border", "squash": "squash"}[preprocessing.aspect],
             "mean": [preprocessing.mean] * channels,
             "std": [preprocessing.std] * channels,
             "label_names": classes,

@@ -46,27 +46,34 @@ def main(config: Config) -> None:
 
     # Data
     seed_everything(config.seed)
-    loaders = build_loaders(
-        config.data.root,
-        splits=config.data.splits,
-        preprocessing=Preprocessing(config.data.image_size, config.data.resize_size, config.data.in_chans),
-        horizontal_flip=config.data.horizontal_flip,
-        global_batch_size=config.train.global_batch_size,
-        accumulation_steps=config.train.accumulation_steps,
-        seed=config.seed,
-        workers=min(8, cores) if config.data.workers is None else config.data.workers,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-        device=device,
-        dtype=dtype,
-        memory_format=memory_format,
-        limit_batches=2 if config.dry_run else None,
-        overfit_batches=config.overfit_batches,
-    )
+    with accelerator.local_main_process_first():  # which verifies a pack for the others
+        loaders = build_loaders(
+            config.data.root,
+            splits=config.data.splits,
+            preprocessing=Preprocessing(
+                config.data.image_size, config.data.resize_size, config.data.in_chans, aspect=config.data.aspect
+            ),
+            horizontal_flip=config.data.horizontal_flip,
+            sampling=config.data.sampling,
+            unreadable=config.data.unreadable,
+            global_batch_size=config.train.global_batch_size,
+            accumulation_steps=config.train.accumulation_steps,
+            seed=config.seed,
+            workers=config.data.workers,
+            cores=cores,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+            device=device,
+            dtype=dtype,
+            memory_format=memory_format,
+            limit_batches=2 if config.dry_run else None,
+            overfit_batches=config.overfit_batches,
+        )
     num_classes = len(loaders.classes)
 
     # Model
     model = build_model(config.model.name, num_classes, config.data.in_chans, pretrained=config.model.pretrained)
+    accelerator.print(f"data  {loaders.description}")
     accelerator.print(f"{describe_data(loaders)}\n{describe_cost(model, loaders, epochs=config.train.epochs)}")
     model.to(device, dtype, memory_format=memory_format)
     teacher = load_export(Path(config.teacher))[0].to(device, dtype) if config.teacher else None

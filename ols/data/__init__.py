@@ -2,13 +2,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 
 from ols.data.class_weights import class_weights
+from ols.data.formats import ImageFolder, MedMNIST, open_sources
 from ols.data.keyed import keyed_order
 from ols.data.loading import Loader
+from ols.data.packed import Pack, open_pack
+from ols.data.packing import write_pack
 from ols.data.radimagenet import RadImageNet
 from ols.data.sampling import EvalBatches, TrainBatches
 from ols.data.transforms import EvalTransform, Preprocessing, TrainTransform
@@ -16,11 +20,12 @@ from ols.data.transforms import EvalTransform, Preprocessing, TrainTransform
 
 @dataclass(frozen=True)
 class Loaders:
-    """The three splits of a run, and the data sets behind them."""
+    """The three splits of a run, the data sets behind them, and a sentence about where they lie in which form."""
 
     train: Loader
     val: Loader
     test: Loader
+    description: str
 
     @property
     def classes(self) -> list[str]:
@@ -39,10 +44,13 @@ def build_loaders(
     splits: str | Path | None = None,
     preprocessing: Preprocessing,
     horizontal_flip: bool = True,
+    sampling: Literal["natural", "class_balanced"] = "natural",
+    unreadable: Literal["error", "skip"] = "error",
     global_batch_size: int,
     accumulation_steps: int = 1,
     seed: int = 0,
-    workers: int = 0,
+    workers: int | None = 0,
+    cores: int = 1,
     rank: int = 0,
     world_size: int = 1,
     device: torch.device | str = "cpu",
@@ -54,14 +62,17 @@ def build_loaders(
     """Build the loaders of a run.
 
     Args:
-        root: Folder that contains `radiology_ai`.
-        splits: Folder with the split CSVs, where it is not one of the usual places.
+        root: Whatever `open_sources` knows.
+        splits: Folder with RadImageNet's split CSVs, where it is not one of the usual places.
         preprocessing: Sizes, channels and scaling.
         horizontal_flip: Whether training mirrors half of the images.
+        sampling: `class_balanced` draws all classes equally often: see `TrainBatches`.
+        unreadable: Whether a training image that cannot be read raises or is skipped: see `Loader`.
         global_batch_size: Images per optimizer step over all processes.
         accumulation_steps: Micro-batches per optimizer step.
         seed: Seed of order and augmentation.
-        workers: Reading processes of each loader.
+        workers: Reading processes of each loader; None takes all of `cores`, at most 8, and 2 for a pack.
+        cores: Processor cores of this process.
         rank: This process.
         world_size: Number of processes.
         device: Where batches go.
@@ -70,10 +81,12 @@ def build_loaders(
         limit_batches: Use only so many global batches of each split: a dry run.
         overfit_batches: Train on so many fixed global batches without augmentation, and evaluate on the same.
     """
-    sources = {
-        split: RadImageNet(root, split, splits=splits, in_chans=preprocessing.in_chans)
-        for split in ("train", "val", "test")
-    }
+    sources, description = open_sources(root, splits=splits, in_chans=preprocessing.in_chans)
+    packed = isinstance(sources["train"], Pack)
+    if packed and sources["train"].size != preprocessing.resize_size:
+        description += f", resized to {preprocessing.resize_size} px as it is read: pack at that size for full speed"
+    if workers is None:
+        workers = min(2 if packed else 8, cores)
     pools = {split: np.arange(len(source)) for split, source in sources.items()}
     train_transform = TrainTransform(preprocessing, seed=seed, horizontal_flip=horizontal_flip)
     eval_transform = EvalTransform(preprocessing)
@@ -87,6 +100,7 @@ def build_loaders(
         pools = dict.fromkeys(pools, pool)
         train_transform, order_seed = eval_transform, None
 
+    balanced = sampling == "class_balanced" and overfit_batches is None
     place = {"workers": workers, "device": device, "dtype": dtype, "memory_format": memory_format}
     share = {"rank": rank, "world_size": world_size}
     train_batches = TrainBatches(
@@ -94,6 +108,7 @@ def build_loaders(
         global_batch_size=global_batch_size,
         accumulation_steps=accumulation_steps,
         seed=order_seed,
+        balanced=sources["train"].targets[pools["train"]] if balanced else None,
         **share,
     )
     evals = {
@@ -105,7 +120,8 @@ def build_loaders(
         )
         for split in ("val", "test")
     }
-    return Loaders(train=Loader(sources["train"], train_transform, train_batches, **place), **evals)
+    train = Loader(sources["train"], train_transform, train_batches, **place, skip_unreadable=unreadable == "skip")
+    return Loaders(train=train, **evals, description=description)
 
 
 def class_counts(loader: Loader) -> np.ndarray:
@@ -116,8 +132,11 @@ def class_counts(loader: Loader) -> np.ndarray:
 __all__ = [
     "EvalBatches",
     "EvalTransform",
+    "ImageFolder",
     "Loader",
     "Loaders",
+    "MedMNIST",
+    "Pack",
     "Preprocessing",
     "RadImageNet",
     "TrainBatches",
@@ -125,4 +144,7 @@ __all__ = [
     "build_loaders",
     "class_counts",
     "class_weights",
+    "open_pack",
+    "open_sources",
+    "write_pack",
 ]

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 # One stream for each thing that is drawn, so that no two draws of a sample are correlated.
-ORDER, CROP_Y, CROP_X, FLIP = range(4)
+ORDER, CROP_Y, CROP_X, FLIP, CLASS_ORDER, BALANCED_ORDER = range(6)
 
 
 def keyed_bits(*key: ArrayLike) -> np.ndarray:
@@ -37,6 +37,6 @@ def keyed_uniform(*key: ArrayLike) -> np.ndarray:
     return (keyed_bits(*key) >> np.uint64(11)) * 2.0**-53
 
 
-def keyed_order(seed: int, epoch: int, size: int) -> np.ndarray:
+def keyed_order(seed: int, epoch: int, size: int, stream: int = ORDER) -> np.ndarray:
     """Return the order of `size` samples in an epoch: a random permutation, int64 `[size]`."""
-    return np.argsort(keyed_bits(seed, epoch, np.arange(size), ORDER), kind="stable")
+    return np.argsort(keyed_bits(seed, epoch, np.arange(size), stream), kind="stable")

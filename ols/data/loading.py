@@ -1,50 +1,65 @@
 """From a data set to batches on the device."""
 
 from collections.abc import Iterator
-from typing import Protocol
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ols.data.packed import Pack
 from ols.data.sampling import EvalBatches, Key, TrainBatches
+from ols.data.source import ImageSource
 from ols.data.transforms import EvalTransform
 
 
-class ImageSource(Protocol):
-    """What a data set offers: `RadImageNet`, and whatever else can do this."""
-
-    classes: list[str]
-    groups: list[str]
-    targets: np.ndarray
-
-    def __len__(self) -> int: ...
-
-    def read(self, index: int) -> Image.Image:
-        """Return an 8-bit image, of mode L or RGB throughout the data set."""
-
-    def sample_id(self, index: int) -> str:
-        """Return a name that is unique, and the same on every machine."""
-
-
 class TransformedImages:
-    """A data set seen through a transform, read by whole batches of keys so that draws are vectorised."""
+    """A data set seen through a transform, read by whole batches of keys so that draws are vectorised.
 
-    def __init__(self, source: ImageSource, transform: EvalTransform):
-        self.source, self.transform = source, transform
+    Crops are cut right out of a pack whose images have the size that they would be resized to.
+    """
+
+    def __init__(self, source: ImageSource, transform: EvalTransform, *, skip_unreadable: bool = False):
+        self.source, self.transform, self.skip_unreadable = source, transform, skip_unreadable
+        preprocessing = transform.preprocessing
+        self.cut = isinstance(source, Pack) and source.size == preprocessing.resize_size
+        if isinstance(source, Pack) and source.aspect != preprocessing.aspect:
+            raise ValueError(f"the pack has aspect {source.aspect!r}, data.aspect asks for {preprocessing.aspect!r}")
 
     def __getitems__(self, keys: list[Key]) -> dict[str, Tensor]:
-        """Return `image` uint8 `[B, C, H, W]`, `target` and `index` int64 `[B]`."""
+        """Return `image` uint8 `[B, C, H, W]`, `target` and `index` int64 `[B]`; and `skipped`, the unreadable."""
         epochs, indices = np.array(keys, np.int64).T
         draws = self.transform.draw(epochs, indices)
-        images = [self.transform(self.source.read(i), draw) for i, draw in zip(indices, draws, strict=True)]
+        skipped = np.zeros(len(keys), bool)
+        if self.cut:
+            images = self._cut(indices, draws)
+        else:
+            read = [self._read(index, draw) for index, draw in zip(indices.tolist(), draws, strict=True)]
+            skipped = np.array([image is None for image in read])
+            if skipped.all():
+                first = self.source.sample_id(indices[0])
+                raise ValueError(f"none of the {len(keys)} images of a batch can be read: the first is {first}")
+            images = np.stack([image for image in read if image is not None])
         return {
-            "image": torch.from_numpy(np.stack(images)),
-            "target": torch.from_numpy(self.source.targets[indices]),
-            "index": torch.from_numpy(indices),
+            "image": torch.from_numpy(images),
+            "target": torch.from_numpy(self.source.targets[indices[~skipped]]),
+            "index": torch.from_numpy(indices[~skipped]),
+            "skipped": torch.from_numpy(indices[skipped]),
         }
+
+    def _cut(self, indices: np.ndarray, draws: np.ndarray) -> np.ndarray:
+        corners = self.transform.corners(draws, self.source.sizes[indices])
+        return self.source.read_crops(indices, corners, draws[:, 2] < 0.5, self.transform.preprocessing.image_size)
+
+    def _read(self, index: int, draw: np.ndarray) -> np.ndarray | None:
+        """Return a transformed image; None if it cannot be read and may be skipped."""
+        try:
+            image = self.source.read(index)
+        except ValueError:
+            if self.skip_unreadable:
+                return None
+            raise
+        return self.transform(image, draw)
 
 
 def _already_a_batch(batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -64,6 +79,8 @@ class Loader:
         device: Where batches go.
         dtype: Floating-point type of `image`.
         memory_format: Memory format of `image`.
+        skip_unreadable: Leave images that cannot be read out of their batch, which is then smaller; `skipped` has
+            their indices, as far as this process has met them. By default they raise.
     """
 
     def __init__(
@@ -76,15 +93,18 @@ class Loader:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         memory_format: torch.memory_format = torch.contiguous_format,
+        skip_unreadable: bool = False,
     ):
+        self.skipped: set[int] = set()
         self.source, self.preprocessing, self.batches = source, transform.preprocessing, batches
         self.device, self.dtype, self.memory_format = torch.device(device), dtype, memory_format
         self._loader = DataLoader(
-            TransformedImages(source, transform),
+            TransformedImages(source, transform, skip_unreadable=skip_unreadable),
             batch_sampler=batches,
             collate_fn=_already_a_batch,
             num_workers=workers,
             persistent_workers=workers > 0,
+            prefetch_factor=4 if workers else None,  # a few batches of bytes are small, and readers do not keep pace
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # its own, so that starting an iterator leaves the global generator alone
         )
@@ -100,6 +120,7 @@ class Loader:
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         scale, offset = 1 / (255 * self.preprocessing.std), -self.preprocessing.mean / self.preprocessing.std
         for batch in self._loader:
+            self.skipped.update(batch.pop("skipped").tolist())
             batch = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
             image = batch["image"].to(self.dtype, memory_format=self.memory_format)
             batch["image"] = image.mul_(scale).add_(offset)

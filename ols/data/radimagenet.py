@@ -15,49 +15,23 @@ TREE = "radiology_ai"
 EIGHT_BIT_MODES = {"L", "LA", "RGB", "RGBA", "P", "CMYK", "YCbCr"}
 
 
-class RadImageNet:
-    """One split of RadImageNet, or of any data set in its form (Mei et al. 2022, https://www.radimagenet.com).
-
-    `root` holds the tree `radiology_ai/<modality>/.../<class folder>/<image>`; modality names and depth are free.
-    `RadiologyAI_{train,val,test}.csv` have the columns `filename` (relative to `root`) and `label`, and lie beside
-    `radiology_ai`, inside it, or in a folder `RadImageNet_split` at either place. Class index = position among the
-    sorted unique labels of the *training* split.
+class ImageFiles:
+    """Images that lie in files, and what is common to the forms in which they do.
 
     Args:
-        root: Folder that contains `radiology_ai`.
-        split: Which of the three CSVs.
-        splits: Folder with the CSVs, where they lie elsewhere.
-        in_chans: 1 reads grayscale, 3 reads RGB, whatever the file holds.
-
-    Attributes:
-        classes: Label of each class, `[K]`.
-        groups: Modality and anatomy of each class, `[K]`: the folders above the class folder, such as `MR/knee`.
+        root: Folder that file names are relative to.
+        filenames: Name of each sample, `[N]`.
         targets: Class index of each sample, int64 `[N]`.
-
-    Raises:
-        FileNotFoundError: A CSV or an image is missing; the message names it, and the line that asked for it.
-        ValueError: A CSV is empty, lacks a column or a value, or has a label that the training split lacks.
+        in_chans: 1 reads grayscale, 3 reads RGB, whatever the file holds.
     """
 
-    def __init__(self, root: str | Path, split: Split, *, splits: str | Path | None = None, in_chans: int = 1):
+    def __init__(self, root: str | Path, filenames: list[str], targets: np.ndarray, *, in_chans: int):
         if in_chans not in (1, 3):
             raise ValueError(f"in_chans must be 1 (grayscale) or 3 (RGB), got {in_chans}")
-        self.root, self.split = Path(root), split
+        self.root, self.targets = Path(root), targets
         self._mode = "L" if in_chans == 1 else "RGB"
-        folder = _find_splits(self.root, None if splits is None else Path(splits))
-        train = _read_csv(folder / "RadiologyAI_train.csv")
-        self.classes, self.groups = _class_table(*train[:2])
-
-        self._csv = folder / f"RadiologyAI_{split}.csv"
-        filenames, labels, self._lines = train if split == "train" else _read_csv(self._csv)
-        class_of = {label: index for index, label in enumerate(self.classes)}
-        for label, line in zip(labels, self._lines, strict=True):
-            if label not in class_of:
-                raise ValueError(f"{self._csv}, line {line}: label {label!r} does not occur in the training split")
-        self.targets = np.array([class_of[label] for label in labels], np.int64)
         # A byte array: a million Python strings would be copied into every worker as their counters are touched.
         self._filenames = np.array([filename.encode() for filename in filenames])
-        self._check_files(filenames)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -83,6 +57,63 @@ class RadImageNet:
                 return image.convert(self._mode)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"{self._where(index)}: cannot read {path}: {error}") from error
+
+    def _where(self, index: int) -> str:
+        """Return what asked for a sample."""
+        return f"sample {index}"
+
+
+class RadImageNet(ImageFiles):
+    """One split of RadImageNet, or of any data set in its form (Mei et al. 2022, https://www.radimagenet.com).
+
+    `root` holds the tree `radiology_ai/<modality>/.../<class folder>/<image>`; modality names and depth are free.
+    `RadiologyAI_{train,val,test}.csv` have the columns `filename` (relative to `root`) and `label`, and lie beside
+    `radiology_ai`, inside it, or in a folder `RadImageNet_split` at either place. Class index = position among the
+    sorted unique labels of the *training* split.
+
+    Args:
+        root: Folder that contains `radiology_ai`.
+        split: Which of the three CSVs.
+        splits: Folder with the CSVs, where they lie elsewhere.
+        in_chans: 1 reads grayscale, 3 reads RGB, whatever the file holds.
+        classes_of: The training split, where it is open already: its class table is taken, and its CSV not read again.
+
+    Attributes:
+        classes: Label of each class, `[K]`.
+        groups: Modality and anatomy of each class, `[K]`: the folders above the class folder, such as `MR/knee`.
+        targets: Class index of each sample, int64 `[N]`.
+
+    Raises:
+        FileNotFoundError: A CSV or an image is missing; the message names it, and the line that asked for it.
+        ValueError: A CSV is empty, lacks a column or a value, or has a label that the training split lacks.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: Split,
+        *,
+        splits: str | Path | None = None,
+        in_chans: int = 1,
+        classes_of: "RadImageNet | None" = None,
+    ):
+        self.split = split
+        folder = _find_splits(Path(root), None if splits is None else Path(splits))
+        self._csv = folder / f"RadiologyAI_{split}.csv"
+        filenames, labels, self._lines = _read_csv(self._csv)
+        if classes_of is not None:
+            self.classes, self.groups = classes_of.classes, classes_of.groups
+        elif split == "train":
+            self.classes, self.groups = _class_table(filenames, labels)
+        else:
+            self.classes, self.groups = _class_table(*_read_csv(folder / "RadiologyAI_train.csv")[:2])
+        class_of = {label: index for index, label in enumerate(self.classes)}
+        for label, line in zip(labels, self._lines, strict=True):
+            if label not in class_of:
+                raise ValueError(f"{self._csv}, line {line}: label {label!r} does not occur in the training split")
+        targets = np.array([class_of[label] for label in labels], np.int64)
+        super().__init__(root, filenames, targets, in_chans=in_chans)
+        self._check_files(filenames)
 
     def _where(self, index: int) -> str:
         return f"{self._csv}, line {self._lines[index]}"

@@ -5,9 +5,12 @@ from collections.abc import Iterator
 import numpy as np
 from torch.utils.data import Sampler
 
-from ols.data.keyed import keyed_order
+from ols.data.keyed import BALANCED_ORDER, CLASS_ORDER, keyed_order
 
-Key = tuple[int, int]  # (epoch, index): workers that persist learn the epoch from the key
+# (epoch, index): workers that persist learn the epoch from the key. A sample that an epoch repeats has epoch + n 2^32
+# at its n-th repetition, so that it is augmented differently.
+Key = tuple[int, int]
+REPETITION = 1 << 32
 
 
 class TrainBatches(Sampler[list[Key]]):
@@ -16,6 +19,9 @@ class TrainBatches(Sampler[list[Key]]):
     The order of an epoch is a permutation keyed by (seed, epoch), cut into global batches; what does not fill a
     global batch waits for another epoch's order. Micro-batch `m` of process `r` is a slice of the global batch.
 
+    Balanced, an epoch has as many images, and of each class of the pool equally many, up to one: those of a small class
+    repeat, each as often as the others up to one, and of a large class another part is drawn in every epoch.
+
     Args:
         pool: Indices to train on, int64 `[N]`.
         global_batch_size: Images per optimizer step over all processes and accumulation steps.
@@ -23,6 +29,7 @@ class TrainBatches(Sampler[list[Key]]):
         rank: This process.
         world_size: Number of processes.
         seed: Seed of the order; `None` keeps the pool's own order in every epoch.
+        balanced: Class of each index of the pool, int64 `[N]`, to draw all classes equally often.
 
     Raises:
         ValueError: If the global batch does not divide into processes x accumulation steps, or the pool does not
@@ -38,6 +45,7 @@ class TrainBatches(Sampler[list[Key]]):
         rank: int = 0,
         world_size: int = 1,
         seed: int | None = 0,
+        balanced: np.ndarray | None = None,
     ):
         parts = world_size * accumulation_steps
         if global_batch_size % parts:
@@ -48,6 +56,7 @@ class TrainBatches(Sampler[list[Key]]):
         if len(pool) < global_batch_size:
             raise ValueError(f"{len(pool)} training images do not fill one global batch of {global_batch_size}")
         self.pool, self.seed, self.rank, self.world_size = pool, seed, rank, world_size
+        self.balanced = balanced
         self.global_batch_size, self.accumulation_steps = global_batch_size, accumulation_steps
         self.batch_size = global_batch_size // parts
         self.steps = len(pool) // global_batch_size
@@ -57,13 +66,45 @@ class TrainBatches(Sampler[list[Key]]):
         return self.steps * self.accumulation_steps
 
     def __iter__(self) -> Iterator[list[Key]]:
-        order = self.pool
-        if self.seed is not None:
-            order = order[keyed_order(self.seed, self.epoch, len(order))]
-        # [steps, accumulation_steps, world_size, batch_size]
-        order = order[: self.steps * self.global_batch_size].reshape(-1, self.world_size, self.batch_size)
-        for batch in order[:, self.rank]:
-            yield [(self.epoch, index) for index in batch.tolist()]
+        keys = self._keys()[: self.steps * self.global_batch_size]
+        # [steps, accumulation_steps, world_size, batch_size, 2]
+        keys = keys.reshape(-1, self.world_size, self.batch_size, 2)
+        for batch in keys[:, self.rank]:
+            yield [(epoch, index) for epoch, index in batch.tolist()]
+
+    def _keys(self) -> np.ndarray:
+        """Return the keys of an epoch in their order, int64 `[N, 2]`."""
+        order, repetitions = np.arange(len(self.pool)), 0
+        if self.balanced is not None:
+            order, repetitions = balanced_order(self.seed, self.epoch, self.balanced)
+        elif self.seed is not None:
+            order = keyed_order(self.seed, self.epoch, len(order))
+        return np.stack(np.broadcast_arrays(self.epoch + repetitions * REPETITION, self.pool[order]), axis=1)
+
+
+def balanced_order(seed: int, epoch: int, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Draw an epoch that has equally many samples of every class, keyed by (seed, epoch).
+
+    Args:
+        seed: Seed of the run.
+        epoch: Which epoch.
+        targets: Class of each sample, int64 `[N]`.
+
+    Returns:
+        Positions of the samples drawn, and how often each was drawn before in this epoch, int64 `[N]` each.
+    """
+    _, targets, counts = np.unique(targets, return_inverse=True, return_counts=True)
+    size, num_classes = len(targets), len(counts)
+    # Which classes come once more than the others, where they do not divide the epoch, changes with the epoch.
+    quotas = size // num_classes + (keyed_order(seed, epoch, num_classes, CLASS_ORDER) < size % num_classes)
+    shuffled = keyed_order(seed, epoch, size)
+    members = shuffled[np.argsort(targets[shuffled], kind="stable")]  # by class, in random order within it
+    classes = np.repeat(np.arange(num_classes), quotas)
+    turn = np.arange(size) - (np.cumsum(quotas) - quotas)[classes]  # 0, 1, ... within each class
+    repetitions, nth = np.divmod(turn, counts[classes])
+    drawn = members[(np.cumsum(counts) - counts)[classes] + nth]
+    order = keyed_order(seed, epoch, size, BALANCED_ORDER)
+    return drawn[order], repetitions[order]
 
 
 class EvalBatches(Sampler[list[Key]]):

@@ -1,11 +1,47 @@
 """From an 8-bit image of any size to the bytes that a model sees; the randomness of a sample is keyed, not streamed."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from PIL import Image
 
 from ols.data.keyed import CROP_X, CROP_Y, FLIP, keyed_uniform
+
+Aspect = Literal["shorter", "longest", "squash"]
+
+
+def fit(image: Image.Image, size: int, aspect: Aspect) -> Image.Image:
+    """Resize an image (bilinear), unless it has its size already.
+
+    Args:
+        image: Of mode L or RGB.
+        size: In pixels.
+        aspect: `shorter` brings the shorter side to `size` and keeps the ratio of the sides; `longest` brings the
+            longer side to `size`, keeps the ratio, and pads with black on both sides to a square; `squash` brings
+            both sides to `size`.
+    """
+    if aspect == "squash":
+        width = height = size
+    elif aspect == "shorter":
+        scale = size / min(image.size)
+        width, height = max(size, round(image.width * scale)), max(size, round(image.height * scale))
+    else:
+        scale = size / max(image.size)
+        width, height = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    if (width, height) != image.size:
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    if aspect == "longest" and width != height:
+        square = Image.new(image.mode, (size, size))
+        square.paste(image, ((size - width) // 2, (size - height) // 2))
+        return square
+    return image
+
+
+def to_array(image: Image.Image) -> np.ndarray:
+    """Return the pixels of an image of mode L or RGB, uint8 `[C, H, W]`."""
+    pixels = np.asarray(image)  # [H, W] or [H, W, 3]
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -16,11 +52,13 @@ class Preprocessing:
 
     Args:
         image_size: Side of the square that the model sees, in pixels.
-        resize_size: The shorter side is resized to this (aspect ratio kept, bilinear) before a square of
-            `image_size` is cut out: at random in training, from the centre in evaluation. In pixels, >= image_size.
+        resize_size: Images are resized to this (see `aspect`) before a square of `image_size` is cut out: at random
+            in training, from the centre in evaluation. In pixels, >= image_size.
         in_chans: 1 for grayscale, 3 for RGB.
         mean: Subtracted from intensities in [0, 1].
         std: Divides intensities in [0, 1] after the mean is subtracted.
+        aspect: `resize_size` is that of the `shorter` side, of the `longest` with black beside the image, or of both
+            (`squash`): see `fit`.
     """
 
     image_size: int = 224
@@ -28,6 +66,7 @@ class Preprocessing:
     in_chans: int = 1
     mean: float = 0.5
     std: float = 0.5
+    aspect: Aspect = "shorter"
 
     def __post_init__(self):
         if self.image_size < 1:
@@ -50,23 +89,31 @@ class EvalTransform:
         """Return the draws of each sample, float64 `[B, 3]`: here the centre, never flipped."""
         return np.tile([0.5, 0.5, 1.0], (len(indices), 1))
 
+    def corners(self, draws: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        """Return where the crops of resized images begin, from the top and from the left.
+
+        Args:
+            draws: float64 `[B, 3]`.
+            sizes: Height and width of the resized images, int64 `[B, 2]`.
+
+        Returns:
+            int64 `[B, 2]`.
+        """
+        return (draws[:, :2] * (sizes - self.preprocessing.image_size + 1)).astype(np.int64)
+
     def __call__(self, image: Image.Image, draw: np.ndarray) -> np.ndarray:
         """Apply a sample's draws (crop position down and across in [0, 1), flip if below 0.5).
 
         Returns:
             uint8 `[in_chans, image_size, image_size]`.
         """
-        size, crop = self.preprocessing.resize_size, self.preprocessing.image_size
-        scale = size / min(image.size)
-        width, height = max(size, round(image.width * scale)), max(size, round(image.height * scale))
-        top, left = int(draw[0] * (height - crop + 1)), int(draw[1] * (width - crop + 1))
-        if (width, height) != image.size:
-            image = image.resize((width, height), Image.Resampling.BILINEAR)
+        crop = self.preprocessing.image_size
+        image = fit(image, self.preprocessing.resize_size, self.preprocessing.aspect)
+        ((top, left),) = self.corners(draw[None], np.array([[image.height, image.width]])).tolist()
         image = image.crop((left, top, left + crop, top + crop))
         if draw[2] < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        pixels = np.asarray(image)  # [H, W] or [H, W, 3]
-        return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+        return to_array(image)
 
 
 @dataclass(frozen=True)
