@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "ols.reproducibility": set(),
     "ols.tracking": {"ols.figures"},
     "ols.runs": {"ols.checkpoint"},
+    "ols.sweep": {"ols.checkpoint", "ols.config", "ols.runs"},
     "ols.integrations": {"ols.losses"},
     "ols.predictions": set(),
     "ols.evaluation": {"ols.data.loading", "ols.metrics", "ols.predictions"},
