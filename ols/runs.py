@@ -1,6 +1,8 @@
 """The folder of a run, between one command and the next."""
 
+import json
 import shutil
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +78,26 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in config.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
+
+
+def describe_conditions(run_dirs: Sequence[Path]) -> str:
+    """Return devices, versions, commits and dates of runs in a sentence, from the last attempt of each."""
+    records = []
+    for run_dir in run_dirs:
+        file = run_dir / "environment.jsonl"
+        if file.is_file():
+            records.append(json.loads(file.read_text().splitlines()[-1]))
+    if not records:
+        return "Their device and versions are not recorded."
+    parts = [_distinct(record["device"] for record in records)]
+    for package in ("torch", "torchvision", "timm"):
+        parts.append(f"{package} {_distinct(record['versions'][package] for record in records)}")
+    parts.append(f"Python {_distinct(record['python'] for record in records)}")
+    parts.append(f"commit {_distinct((record['commit'] or 'unknown')[:7] for record in records)}")
+    dates = sorted(record["date"][:10] for record in records)
+    parts.append(dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}")
+    return "; ".join(parts) + "."
+
+
+def _distinct(values: Iterable[str]) -> str:
+    return " and ".join(dict.fromkeys(values))

@@ -93,7 +93,8 @@ def main(sweep: Sweep, runs: list[Run], *, dry_run: bool) -> int:
     print(f"\n{len(complete)} of {len(runs)} runs are complete")
     if outcomes & {"failed", "stopped"}:
         print(f"continue     {shlex.join([Path(sys.executable).name, *sys.argv])}")
-    print(f"compare      python {_recipe('compare.py')} {folder / 'runs'}/* --output {folder / 'comparison'}")
+    several = " --allow model" if len(sweep.architectures) > 1 else ""
+    print(f"compare      python {_recipe('compare.py')} {folder}/runs/* --output {folder}/comparison{several}")
     return 130 if "stopped" in outcomes else int("failed" in outcomes)
 
 

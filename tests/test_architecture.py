@@ -27,6 +27,8 @@ MAY_IMPORT = {
     "ols.sweep": {"ols.checkpoint", "ols.config", "ols.runs"},
     "ols.integrations": {"ols.losses"},
     "ols.predictions": set(),
+    "ols.comparison": {"ols.metrics.resampling", "ols.metrics.scaling", "ols.predictions", "ols.runs"},
+    "ols.comparison_report": {"ols.comparison", "ols.metrics.resampling"},
     "ols.evaluation": {"ols.data.loading", "ols.metrics", "ols.predictions"},
     "ols.export": {"ols.data.transforms"},
     "ols.report": {"ols.data", "ols.evaluation"},
