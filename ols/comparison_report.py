@@ -162,9 +162,9 @@ def _floor(own: Sequence[Comparison]) -> str:
     lines = [
         "Loss less reference, mean over shared seeds. Over images: the test images are drawn anew with replacement "
         f"{RESAMPLES:,} times, the same for all runs, which stay as they are; a basic 95 % interval, and the p of its "
-        "test. Over seeds: the two-sided p of a sign-flip test of the paired differences. Both p are adjusted by Holm over the "
-        f"{losses} {'loss' if losses == 1 else 'losses'} of a column, not over columns. 'Shown' is an adjusted p below "
-        f"{SHOWN}."
+        "test. Over seeds: the two-sided p of a sign-flip test of the paired differences. Both p are adjusted by Holm "
+        f"over the {losses} {'loss' if losses == 1 else 'losses'} of a column, not over columns. 'Shown' is an "
+        f"adjusted p below {SHOWN}."
     ]
     for seeds in sorted({c.seeds for c in own}):
         if seeds < 2:
