@@ -1,8 +1,8 @@
 """Stands in for a launcher: records the command line, behaves as its environment says, leaves what a run leaves.
 
 Environment: SWEEP_RECORD, a folder. `calls` in it receives a line per start. `<run>.fail` makes a run fail.
-`<run>.hold` makes it wait until that file is gone or SIGTERM comes, which it survives by leaving a checkpoint and ending
-well. `<run>.stop` makes it send SIGTERM to the sweep first. `<run>.yaml` is what it writes as configuration.
+`<run>.hold` makes it wait until that file is gone or SIGTERM comes, which it survives by leaving a checkpoint and
+ending well. `<run>.stop` makes it send SIGTERM to the sweep first. `<run>.yaml` is what it writes as configuration.
 """
 
 import os
