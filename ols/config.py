@@ -192,10 +192,11 @@ class Config:
         return replace(self, run_dir=run_dir, data=data)
 
 
-class _Parser(ArgumentParser):
+class NearestKeyParser(ArgumentParser):
     """Names the nearest key when an unknown one is given."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print the message, with the nearest key, and exit."""
         for pattern in (r"Group '(.+)' does not accept option '(.+)'", r"Option '(.+)' is not accepted"):
             if match := re.search(pattern, message):
                 message = self._unknown(".".join(match.groups()))
@@ -258,8 +259,8 @@ def parse_config(default: Path, argv: Sequence[str] | None = None) -> Config:
         parser.error(str(error), error)
 
 
-def _build_parser(loss_class: type[LabelLoss]) -> _Parser:
-    parser = _Parser(description=f"Losses: {', '.join(LOSSES)}")
+def _build_parser(loss_class: type[LabelLoss]) -> NearestKeyParser:
+    parser = NearestKeyParser(description=f"Losses: {', '.join(LOSSES)}")
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file; several are merged.")
     parser.add_class_arguments(Config, skip={"loss"})
     parser.add_argument("--loss.name", type=str, help="Name of the loss; its options follow from it.")

@@ -1,6 +1,8 @@
 """The folder of a run, between one command and the next."""
 
+import json
 import shutil
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ def prepare_run_dir(run_dir: Path, config: dict[str, Any], resume: str) -> None:
     stored = run_dir / "config.yaml"
     if not stored.exists():
         return
-    before = _flatten(yaml.safe_load(stored.read_text()))
+    before = load_config(run_dir)
     if before["dry_run"]:
         shutil.rmtree(run_dir)
         return
@@ -37,21 +39,65 @@ def prepare_run_dir(run_dir: Path, config: dict[str, Any], resume: str) -> None:
         return
     if not list_checkpoints(run_dir / "checkpoints"):
         return  # stopped before anything was worth keeping
-    now = _flatten(config)
-    differences = [
-        f"  {key}: {before.get(key)!r} -> {now.get(key)!r}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and key not in FREE_KEYS
-    ]
-    if differences:
+    if differences := config_differences(before, flatten(config)):
         raise ValueError(
             f"{run_dir} holds a run with another configuration:\n" + "\n".join(differences) + "\n"
             "Name another folder with --run_dir, or move that run aside with --resume never."
         )
 
 
-def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def is_complete(run_dir: Path) -> bool:
+    """Return whether a run has come to its end: its export is the last thing that it writes."""
+    return (run_dir / "export" / "config.json").is_file()
+
+
+def load_config(run_dir: Path) -> dict[str, Any]:
+    """Return the configuration that a run's folder holds, by dotted keys.
+
+    Raises:
+        FileNotFoundError: The folder holds no run.
+    """
+    stored = run_dir / "config.yaml"
+    if not stored.is_file():
+        raise FileNotFoundError(f"no run in {run_dir}: config.yaml is missing")
+    return flatten(yaml.safe_load(stored.read_text()))
+
+
+def config_differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Return a line for each dotted key that two configurations differ in and that matters for results."""
+    return [
+        f"  {key}: {before.get(key)!r} -> {now.get(key)!r}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and key not in FREE_KEYS
+    ]
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested configuration by dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
+
+
+def describe_conditions(run_dirs: Sequence[Path]) -> str:
+    """Return devices, versions, commits and dates of runs in a sentence, from the last attempt of each."""
+    records = []
+    for run_dir in run_dirs:
+        file = run_dir / "environment.jsonl"
+        if file.is_file():
+            records.append(json.loads(file.read_text().splitlines()[-1]))
+    if not records:
+        return "Their device and versions are not recorded."
+    parts = [_distinct(record["device"] for record in records)]
+    for package in ("torch", "torchvision", "timm"):
+        parts.append(f"{package} {_distinct(record['versions'][package] for record in records)}")
+    parts.append(f"Python {_distinct(record['python'] for record in records)}")
+    parts.append(f"commit {_distinct((record['commit'] or 'unknown')[:7] for record in records)}")
+    dates = sorted(record["date"][:10] for record in records)
+    parts.append(dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}")
+    return "; ".join(parts) + "."
+
+
+def _distinct(values: Iterable[str]) -> str:
+    return " and ".join(dict.fromkeys(values))

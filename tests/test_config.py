@@ -6,7 +6,8 @@ import yaml
 
 from ols.config import parse_config
 
-CONFIGS = sorted((Path(__file__).parents[1] / "recipes" / "configs").rglob("*.yaml"))
+CONFIG_FOLDER = Path(__file__).parents[1] / "recipes" / "configs"
+CONFIGS = sorted(path for path in CONFIG_FOLDER.rglob("*.yaml") if path.parent.name != "sweeps")
 QUICKSTART = CONFIGS[[path.name for path in CONFIGS].index("quickstart.yaml")]
 
 
