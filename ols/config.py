@@ -29,6 +29,7 @@ class DataConfig:
             folders, or a MedMNIST `.npz`.
         splits: Folder with the split CSVs of `radiology_ai`, where it is not one of the usual places.
         phantoms: Render the data set described by `phantoms` at `root` unless it is there.
+        train_images: Train on so many images, drawn at random but the same ones for every seed; by default all.
         image_size: Side of the square that the model sees, in pixels.
         resize_size: Images are resized to this before the square is cut out, in pixels; by default 8/7 of
             `image_size`, which is 256 for 224.
@@ -48,6 +49,7 @@ class DataConfig:
     root: str = "data/phantoms"
     splits: str | None = None
     phantoms: bool = False
+    train_images: int | None = None
     image_size: int = 224
     resize_size: int | None = None
     aspect: Literal["shorter", "longest", "squash"] = "shorter"

@@ -66,7 +66,8 @@ def main(config: Config) -> None:
             device=device,
             dtype=dtype,
             memory_format=memory_format,
-            limit_batches=2 if config.dry_run else None,
+            train_images=config.data.train_images,
+        limit_batches=2 if config.dry_run else None,
             overfit_batches=config.overfit_batches,
         )
     num_classes = len(loaders.classes)

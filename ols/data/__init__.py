@@ -17,6 +17,8 @@ from ols.data.radimagenet import RadImageNet
 from ols.data.sampling import EvalBatches, TrainBatches
 from ols.data.transforms import EvalTransform, Preprocessing, TrainTransform
 
+SUBSET = int.from_bytes(b"subset")  # keys the draw of a subset, apart from every seed
+
 
 @dataclass(frozen=True)
 class Loaders:
@@ -56,6 +58,7 @@ def build_loaders(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     memory_format: torch.memory_format = torch.contiguous_format,
+    train_images: int | None = None,
     limit_batches: int | None = None,
     overfit_batches: int | None = None,
 ) -> Loaders:
@@ -78,6 +81,7 @@ def build_loaders(
         device: Where batches go.
         dtype: Floating-point type of images.
         memory_format: Memory format of images.
+        train_images: Train on so many images, drawn at random but the same ones for every seed.
         limit_batches: Use only so many global batches of each split: a dry run.
         overfit_batches: Train on so many fixed global batches without augmentation, and evaluate on the same.
     """
@@ -88,15 +92,20 @@ def build_loaders(
     if workers is None:
         workers = min(2 if packed else 8, cores)
     pools = {split: np.arange(len(source)) for split, source in sources.items()}
+    if train_images is not None:
+        available = len(pools["train"])
+        if not 1 <= train_images <= available:
+            raise ValueError(f"train_images must lie in [1, {available}], the images of the split, got {train_images}")
+        pools["train"] = np.sort(keyed_order(SUBSET, 0, available)[:train_images])
     train_transform = TrainTransform(preprocessing, seed=seed, horizontal_flip=horizontal_flip)
     eval_transform = EvalTransform(preprocessing)
     order_seed: int | None = seed
     if limit_batches is not None:
         size = limit_batches * global_batch_size
-        pools = {split: keyed_order(seed, 0, len(pool))[:size] for split, pool in pools.items()}
+        pools = {split: pool[keyed_order(seed, 0, len(pool))[:size]] for split, pool in pools.items()}
     if overfit_batches is not None:
         sources = dict.fromkeys(sources, sources["train"])
-        pool = keyed_order(seed, 0, len(sources["train"]))[: overfit_batches * global_batch_size]
+        pool = pools["train"][keyed_order(seed, 0, len(pools["train"]))[: overfit_batches * global_batch_size]]
         pools = dict.fromkeys(pools, pool)
         train_transform, order_seed = eval_transform, None
 

@@ -124,6 +124,17 @@ def test_a_dry_run_limits_and_overfitting_repeats(tree):
     assert all(torch.equal(image, _by_index(loaders.val)[index][0]) for index, (image, _) in epochs[1].items())
 
 
+def test_a_training_subset_is_the_same_for_every_seed_and_leaves_the_other_splits_whole(tree):
+    subsets = [_loaders(tree, train_images=10, seed=seed) for seed in (0, 1)]
+    assert subsets[0].train.batches.pool.tolist() == subsets[1].train.batches.pool.tolist()
+    assert len(set(subsets[0].train.batches.pool.tolist())) == 10
+    assert [loader.num_samples for loader in (subsets[0].train, subsets[0].val)] == [10, _loaders(tree).val.num_samples]
+    fixed = _loaders(tree, train_images=10, overfit_batches=2).train.batches.pool
+    assert set(fixed.tolist()) <= set(subsets[0].train.batches.pool.tolist())
+    with pytest.raises(ValueError, match=r"train_images must lie in \[1, 24\], the images of the split, got 25"):
+        _loaders(tree, train_images=25)
+
+
 def test_class_weights_by_pencil(tree):
     assert class_counts(_loaders(tree).train).tolist() == [6, 6, 6, 6]
     counts = np.array([1, 3, 4])
