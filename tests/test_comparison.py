@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from sklearn.metrics import balanced_accuracy_score, log_loss, top_k_accuracy_score
+from sklearn.metrics import balanced_accuracy_score, log_loss, silhouette_score, top_k_accuracy_score
 
 from ols.comparison import FIGURES, IMAGE_FIGURES, compare_losses, image_figures, load_runs, loss_labels, summarise
 from ols.comparison_report import markdown, sentences, write_report
@@ -35,7 +35,7 @@ def _logits(split: str, *, strength: float, scale: float, seed: int) -> tuple[to
 @pytest.fixture
 def write_run(tmp_path):
     def write(
-        loss: str, seed: int, *overrides: str, strength=1.5, scale=1.0, ids=None, only=("val", "test"), name=None
+        loss, seed, *overrides, strength=1.5, scale=1.0, ids=None, only=("val", "test"), name=None, features=False
     ):
         run_dir = tmp_path / "runs" / (name or f"{loss}-seed{seed}")
         argv = [f"--loss.name={loss}", f"--seed={seed}", f"--run_dir={run_dir}", *overrides]
@@ -46,7 +46,9 @@ def write_run(tmp_path):
             names = ids or [f"{split}/{i}.png" for i in range(600)]
             path = run_dir / "evaluation" / f"{split}.safetensors"
             classes = [f"class {k}" for k in range(K)]
-            save_predictions(path, Predictions(logits, targets, torch.arange(600), names, classes, ["group"] * K))
+            tensors = (logits, targets, torch.arange(600))
+            kept = logits[:, :5].contiguous() if features else None
+            save_predictions(path, Predictions(*tensors, names, classes, ["group"] * K, kept))
         return run_dir
 
     return write
@@ -117,7 +119,7 @@ def test_a_difference_that_is_there_is_found_in_its_direction(write_run):
     dirs += [write_run("ols", seed, strength=1.0) for seed in range(6)]
     runs = load_runs(dirs, resamples=400)
     found = {c.figure: c for c in compare_losses(runs)}
-    assert list(found) == list(FIGURES)
+    assert list(found) == list(IMAGE_FIGURES)
     top1 = found["top1"]
     mean = {run.loss: [] for run in runs}
     for run in runs:
@@ -210,7 +212,7 @@ def test_the_csv_files_hold_what_the_table_prints(write_run, tmp_path):
     text = (tmp_path / "out" / "comparison.md").read_text()
     assert f"{mean:.4f} ± {deviation:.4f}" in text
     with (tmp_path / "out" / "comparisons.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == len(FIGURES)
+        assert len(list(csv.DictReader(file))) == len(IMAGE_FIGURES)
     assert (tmp_path / "out" / "comparison.png").stat().st_size > 10_000
 
 
@@ -258,6 +260,25 @@ def test_losses_of_one_name_are_told_apart_by_what_differs(write_run):
     assert loss_labels(configs) == ["hard", "ols hard_weight=0.5", "ols hard_weight=0.3"]
     configs[2] |= {"loss.hard_weight": 0.5, "optim.peak_lr": 0.2}
     assert loss_labels(configs, allow=["optim"]) == ["hard", "ols optim.peak_lr=0.1", "ols optim.peak_lr=0.2"]
+
+
+def test_features_are_compared_over_seeds_where_all_runs_have_them(write_run):
+    dirs = [write_run("hard", seed, features=True) for seed in range(6)]
+    dirs += [write_run("ols", seed, strength=1.0, features=True) for seed in range(6)]
+    runs = load_runs(dirs, resamples=20)
+    for run in runs[::6]:
+        logits, targets = _logits("test", strength=1.5 if run.loss == "hard" else 1.0, scale=1, seed=0)
+        assert run.figures["silhouette"] == pytest.approx(silhouette_score(logits[:, :5], targets), abs=1e-5)
+    found = {c.figure: c for c in compare_losses(runs)}
+    assert list(found) == list(FIGURES)
+    assert found["silhouette"].difference < 0
+    assert found["silhouette"].p_seeds == 0.03125
+    assert math.isnan(found["silhouette"].p_images)
+    text = markdown(summarise(runs), list(found.values()), "")
+    assert "Shown for other seeds: ols has lower (worse) class separation" in text
+    assert "nan" not in text
+    with pytest.raises(ValueError, match="max_sup-seed0 has none"):
+        load_runs([*dirs, write_run("max_sup", 0)], resamples=20)
 
 
 def test_other_test_images_are_refused(write_run):
