@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from scipy import stats
 from sklearn.metrics import balanced_accuracy_score, log_loss, silhouette_score, top_k_accuracy_score
 
 from ols.comparison import FIGURES, IMAGE_FIGURES, compare_losses, image_figures, load_runs, loss_labels, summarise
 from ols.comparison_report import markdown, sentences, write_report
 from ols.config import parse_config
 from ols.metrics.calibration import CalibrationHistogram
+from ols.metrics.resampling import bootstrap_interval, resample
 from ols.predictions import Predictions, save_predictions
 
 ROOT = Path(__file__).parents[1]
@@ -103,6 +105,39 @@ def test_equal_confidences_are_taken_in_random_order():
 def test_confidences_of_exactly_one_are_in_the_last_bin():
     logits = torch.tensor([[1000.0, 0]] * 4)
     assert _figures(logits, torch.tensor([0, 0, 0, 1]))["ece"] == pytest.approx(0.25)
+
+
+def _drawn(images: int, seed: int):
+    """Two models of the same images with a known posterior: one reports it, the other sharpens its own noisy view."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 1.5 * torch.randn(images, K, generator=generator)
+    targets = torch.multinomial(logits.softmax(1), 1, generator=generator).squeeze(1)
+    other = 1.6 * (logits + 0.5 * torch.randn(images, K, generator=generator))
+    return logits, other, targets
+
+
+def _differences(images: int, seed: int, statistic):
+    logits, other, targets = _drawn(images, seed)
+    figures = [image_figures(model, model / 2, targets) for model in (other, logits)]
+    return statistic(lambda counts: figures[0](counts) - figures[1](counts))
+
+
+@pytest.mark.slow
+def test_the_interval_over_images_covers_the_true_difference_of_every_figure():
+    images, trials = 800, 300
+    truth = _differences(200_000, 1, lambda f: f(np.ones((1, 200_000)))[0])
+    covered = np.zeros(len(IMAGE_FIGURES))
+    for trial in range(trials):
+        estimate, resampled = _differences(
+            images,
+            1000 + trial,
+            lambda f, seed=trial: (f(np.ones((1, images)))[0], resample(f, images, resamples=400, seed=seed)),
+        )
+        low, high = bootstrap_interval(estimate, resampled)
+        covered += (low <= truth) & (truth <= high)
+    least, most = stats.binom.interval(0.999, trials, 0.95)
+    found = dict(zip(IMAGE_FIGURES, covered / trials, strict=True))
+    assert all(least / trials <= share <= most / trials for share in found.values()), found
 
 
 def test_scaling_takes_out_a_factor_and_nothing_else(write_run):
