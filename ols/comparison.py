@@ -319,6 +319,9 @@ def compare_losses(runs: Sequence[EvaluatedRun], reference: str | None = None) -
     the test images anew, the same for all these runs, which stay as they are. Over seeds, p comes from the differences
     of the seeds. Both are adjusted over the losses that are compared in one figure and one architecture.
 
+    Where a model is close to perfectly calibrated, chance makes most of its ECE, and the interval over images is too
+    narrow: in a simulation with one such model of two and 800 images it held the true difference in 83 % of draws.
+
     Args:
         runs: What `load_runs` returns.
         reference: Label of the reference; by default `hard` where it is among the losses, otherwise the first.
