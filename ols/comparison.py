@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ols.metrics.embeddings import embedding_metrics
 from ols.metrics.resampling import bootstrap_interval, bootstrap_p, holm, resample, sign_flip_test
 from ols.metrics.scaling import TemperatureScaling
 from ols.predictions import Predictions, load_predictions
@@ -56,6 +57,11 @@ FIGURES = {
     "aurc_scaled": Figure("AURC, scaled", False, scaled=True),
 }
 IMAGE_FIGURES = tuple(FIGURES)  # of single images, which can be drawn anew
+FIGURES |= {  # of the penultimate features, where they were saved
+    "inter_class_separation": Figure("class separation", True),
+    "silhouette": Figure("silhouette", True),
+    "knn_accuracy": Figure("kNN accuracy", True, percent=True),
+}
 
 
 @dataclass(frozen=True)
@@ -179,20 +185,21 @@ def load_runs(
                 raise ValueError(f"{run_dir}: {lacking} {split} images have logits that are not finite")
         first = first or (run_dir, test)
         _check_same_images(*first, run_dir, test)
-        scaling = TemperatureScaling().fit(val.logits, val.targets)
+        try:
+            scaling = TemperatureScaling().fit(val.logits, val.targets)
+        except ValueError as error:
+            raise ValueError(f"{run_dir}, temperature on val: {error}") from error
         statistic = image_figures(test.logits, scaling(test.logits), test.targets)
+        figures = dict(zip(IMAGE_FIGURES, statistic(np.ones((1, len(test.targets))))[0].tolist(), strict=True))
+        if test.features is not None:
+            embedding = embedding_metrics(test.features, test.targets)
+            figures |= {name: embedding[name] for name in FIGURES if name in embedding}
         resampled = resample(statistic, len(test.targets), resamples=resamples, seed=seed)
-        runs.append(
-            EvaluatedRun(
-                run_dir=run_dir,
-                config=config,
-                loss=label,
-                temperature=float(scaling.temperature),
-                figures=dict(zip(IMAGE_FIGURES, statistic(np.ones((1, len(test.targets))))[0].tolist(), strict=True)),
-                test_images=len(test.targets),
-                resampled=dict(zip(IMAGE_FIGURES, resampled.T, strict=True)),
-            )
-        )
+        resampled = dict(zip(IMAGE_FIGURES, resampled.T, strict=True))
+        runs.append(EvaluatedRun(run_dir, config, label, scaling.temperature, figures, resampled, len(test.targets)))
+    if len({len(run.figures) for run in runs}) > 1:
+        without = next(run.run_dir for run in runs if len(run.figures) == len(IMAGE_FIGURES))
+        raise ValueError(f"some runs have features and {without} has none; evaluate it again")
     return runs
 
 
@@ -311,6 +318,9 @@ def compare_losses(runs: Sequence[EvaluatedRun], reference: str | None = None) -
     A difference is the mean over shared seeds of loss less reference. Over images, its interval and p come from drawing
     the test images anew, the same for all these runs, which stay as they are. Over seeds, p comes from the differences
     of the seeds. Both are adjusted over the losses that are compared in one figure and one architecture.
+
+    Where a model is close to perfectly calibrated, chance makes most of its ECE, and the interval over images is too
+    narrow: in a simulation with one such model of two and 800 images it held the true difference in 83 % of draws.
 
     Args:
         runs: What `load_runs` returns.

@@ -164,7 +164,8 @@ def _floor(own: Sequence[Comparison]) -> str:
         f"{RESAMPLES:,} times, the same for all runs, which stay as they are; a basic 95 % interval, and the p of its "
         "test. Over seeds: the two-sided p of a sign-flip test of the paired differences. Both p are adjusted by Holm "
         f"over the {losses} {'loss' if losses == 1 else 'losses'} of a column, not over columns. 'Shown' is an "
-        f"adjusted p below {SHOWN}."
+        f"adjusted p below {SHOWN}. Where a model is close to perfectly calibrated, the interval of its ECE is too "
+        "narrow."
     ]
     for seeds in sorted({c.seeds for c in own}):
         if seeds < 2:

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from sklearn.metrics import balanced_accuracy_score, log_loss, top_k_accuracy_score
+from scipy import stats
+from sklearn.metrics import balanced_accuracy_score, log_loss, silhouette_score, top_k_accuracy_score
 
 from ols.comparison import FIGURES, IMAGE_FIGURES, compare_losses, image_figures, load_runs, loss_labels, summarise
 from ols.comparison_report import markdown, sentences, write_report
 from ols.config import parse_config
 from ols.metrics.calibration import CalibrationHistogram
+from ols.metrics.resampling import bootstrap_interval, resample
 from ols.predictions import Predictions, save_predictions
 
 ROOT = Path(__file__).parents[1]
@@ -35,7 +37,7 @@ def _logits(split: str, *, strength: float, scale: float, seed: int) -> tuple[to
 @pytest.fixture
 def write_run(tmp_path):
     def write(
-        loss: str, seed: int, *overrides: str, strength=1.5, scale=1.0, ids=None, only=("val", "test"), name=None
+        loss, seed, *overrides, strength=1.5, scale=1.0, ids=None, only=("val", "test"), name=None, features=False
     ):
         run_dir = tmp_path / "runs" / (name or f"{loss}-seed{seed}")
         argv = [f"--loss.name={loss}", f"--seed={seed}", f"--run_dir={run_dir}", *overrides]
@@ -46,7 +48,9 @@ def write_run(tmp_path):
             names = ids or [f"{split}/{i}.png" for i in range(600)]
             path = run_dir / "evaluation" / f"{split}.safetensors"
             classes = [f"class {k}" for k in range(K)]
-            save_predictions(path, Predictions(logits, targets, torch.arange(600), names, classes, ["group"] * K))
+            tensors = (logits, targets, torch.arange(600))
+            kept = logits[:, :5].contiguous() if features else None
+            save_predictions(path, Predictions(*tensors, names, classes, ["group"] * K, kept))
         return run_dir
 
     return write
@@ -103,6 +107,43 @@ def test_confidences_of_exactly_one_are_in_the_last_bin():
     assert _figures(logits, torch.tensor([0, 0, 0, 1]))["ece"] == pytest.approx(0.25)
 
 
+def _drawn(images: int, seed: int):
+    """Two models of the same images with a known posterior: one reports it, the other sharpens its own noisy view."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 1.5 * torch.randn(images, K, generator=generator)
+    targets = torch.multinomial(logits.softmax(1), 1, generator=generator).squeeze(1)
+    other = 1.6 * (logits + 0.5 * torch.randn(images, K, generator=generator))
+    return logits, other, targets
+
+
+def _differences(images: int, seed: int, statistic):
+    logits, other, targets = _drawn(images, seed)
+    figures = [image_figures(model, model / 2, targets) for model in (other, logits)]
+    return statistic(lambda counts: figures[0](counts) - figures[1](counts))
+
+
+@pytest.mark.slow
+def test_the_interval_over_images_covers_the_true_difference_but_of_an_ece_near_zero():
+    images, trials = 800, 300
+    truth = _differences(200_000, 1, lambda f: f(np.ones((1, 200_000)))[0])
+    covered, by_percentiles = np.zeros(len(IMAGE_FIGURES)), np.zeros(len(IMAGE_FIGURES))
+    for trial in range(trials):
+        estimate, resampled = _differences(
+            images,
+            1000 + trial,
+            lambda f, seed=trial: (f(np.ones((1, images)))[0], resample(f, images, resamples=400, seed=seed)),
+        )
+        low, high = bootstrap_interval(estimate, resampled)
+        covered += (low <= truth) & (truth <= high)
+        low, high = np.quantile(resampled, (0.025, 0.975), axis=0)
+        by_percentiles += (low <= truth) & (truth <= high)
+    least, most = stats.binom.interval(0.999, trials, 0.95)
+    found = dict(zip(IMAGE_FIGURES, covered, strict=True))
+    ece = found.pop("ece")  # one of the two models is perfectly calibrated
+    assert all(least <= count <= most for count in found.values()), found
+    assert by_percentiles[IMAGE_FIGURES.index("ece")] < ece < least
+
+
 def test_scaling_takes_out_a_factor_and_nothing_else(write_run):
     over, good = write_run("hard", 0, scale=3.0), write_run("ols", 0, scale=1.0)
     runs = load_runs([over, good], resamples=10)
@@ -117,7 +158,7 @@ def test_a_difference_that_is_there_is_found_in_its_direction(write_run):
     dirs += [write_run("ols", seed, strength=1.0) for seed in range(6)]
     runs = load_runs(dirs, resamples=400)
     found = {c.figure: c for c in compare_losses(runs)}
-    assert list(found) == list(FIGURES)
+    assert list(found) == list(IMAGE_FIGURES)
     top1 = found["top1"]
     mean = {run.loss: [] for run in runs}
     for run in runs:
@@ -210,7 +251,7 @@ def test_the_csv_files_hold_what_the_table_prints(write_run, tmp_path):
     text = (tmp_path / "out" / "comparison.md").read_text()
     assert f"{mean:.4f} ± {deviation:.4f}" in text
     with (tmp_path / "out" / "comparisons.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == len(FIGURES)
+        assert len(list(csv.DictReader(file))) == len(IMAGE_FIGURES)
     assert (tmp_path / "out" / "comparison.png").stat().st_size > 10_000
 
 
@@ -258,6 +299,25 @@ def test_losses_of_one_name_are_told_apart_by_what_differs(write_run):
     assert loss_labels(configs) == ["hard", "ols hard_weight=0.5", "ols hard_weight=0.3"]
     configs[2] |= {"loss.hard_weight": 0.5, "optim.peak_lr": 0.2}
     assert loss_labels(configs, allow=["optim"]) == ["hard", "ols optim.peak_lr=0.1", "ols optim.peak_lr=0.2"]
+
+
+def test_features_are_compared_over_seeds_where_all_runs_have_them(write_run):
+    dirs = [write_run("hard", seed, features=True) for seed in range(6)]
+    dirs += [write_run("ols", seed, strength=1.0, features=True) for seed in range(6)]
+    runs = load_runs(dirs, resamples=20)
+    for run in runs[::6]:
+        logits, targets = _logits("test", strength=1.5 if run.loss == "hard" else 1.0, scale=1, seed=0)
+        assert run.figures["silhouette"] == pytest.approx(silhouette_score(logits[:, :5], targets), abs=1e-5)
+    found = {c.figure: c for c in compare_losses(runs)}
+    assert list(found) == list(FIGURES)
+    assert found["silhouette"].difference < 0
+    assert found["silhouette"].p_seeds == 0.03125
+    assert math.isnan(found["silhouette"].p_images)
+    text = markdown(summarise(runs), list(found.values()), "")
+    assert "Shown for other seeds: ols has lower (worse) class separation" in text
+    assert "nan" not in text
+    with pytest.raises(ValueError, match="max_sup-seed0 has none"):
+        load_runs([*dirs, write_run("max_sup", 0)], resamples=20)
 
 
 def test_other_test_images_are_refused(write_run):

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ols.sweep import Sweep, plan_runs
 from recipes.sweep import main, parse_sweep
 
 ROOT = Path(__file__).parents[1]
@@ -235,32 +234,59 @@ def test_a_sweep_of_the_repository_has_six_losses_and_six_seeds(path):
     assert all(f"# {part}:" in header for part in ("Command", "Hardware", "Result"))
 
 
-def test_a_sweep_trains_a_real_run_and_knows_it_again(tmp_path, capsys):
-    file = tmp_path / "sweep.yaml"
+def _real_sweep(tmp_path: Path, name: str, *, epochs: int) -> Path:
     sizes = {"num_train": 200, "num_val": 170, "num_test": 165, "image_size": 16}
     sweep = {
-        "folder": str(tmp_path / "sweep"),
+        "folder": str(tmp_path / name),
         "configs": [str(ROOT / "recipes" / "configs" / "quickstart.yaml")],
         "overrides": {
             "data": {"root": str(tmp_path / "phantoms"), "image_size": 16, "resize_size": 16, "workers": 0},
             "phantoms": sizes,
-            "train": {"epochs": 1, "global_batch_size": 100, "threads": 1},
+            "train": {"epochs": epochs, "global_batch_size": 100, "threads": 1},
         },
         "losses": {"ols": {"name": "ols", "hard_weight": 0.3}},
         "architectures": ["test_resnet"],
         "seeds": [0],
         "evaluate": False,
     }
+    file = tmp_path / f"{name}.yaml"
     file.write_text(yaml.safe_dump(sweep))
-    parsed, runs, _ = parse_sweep([str(file)])
-    assert main(parsed, runs, dry_run=False) == 0
-    assert runs[0].is_complete
+    return file
+
+
+def _run(file: Path) -> int:
+    sweep, runs, _ = parse_sweep([str(file)])
+    return main(sweep, runs, dry_run=False)
+
+
+def test_a_sweep_trains_a_real_run_and_knows_it_again(tmp_path, capsys):
+    file = _real_sweep(tmp_path, "sweep", epochs=1)
+    assert _run(file) == 0
+    assert (tmp_path / "sweep" / "runs" / "test_resnet-ols-seed0" / "export" / "config.json").is_file()
     capsys.readouterr()
-    parsed, runs, _ = parse_sweep([str(file)])  # it compares the configurations
-    assert main(parsed, runs, dry_run=False) == 0
+    assert _run(file) == 0  # it compares the configurations
     assert "test_resnet-ols-seed0: complete" in capsys.readouterr().out
-    with pytest.raises(ValueError, match=r"loss.hard_weight: 0.3 -> 0.4"):
-        plan_runs(Sweep(**sweep | {"losses": {"ols": {"name": "ols", "hard_weight": 0.4}}}), file)
+    file.write_text(file.read_text().replace("hard_weight: 0.3", "hard_weight: 0.4"))
+    with pytest.raises(SystemExit):
+        _run(file)
+    assert "loss.hard_weight: 0.3 -> 0.4" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_run_killed_with_its_sweep_ends_as_one_that_was_left_alone(tmp_path):
+    alone, killed = (_real_sweep(tmp_path, name, epochs=15) for name in ("alone", "killed"))
+    assert _run(alone) == 0
+    run_dir = tmp_path / "killed" / "runs" / "test_resnet-ols-seed0"
+    with subprocess.Popen([sys.executable, str(ROOT / "recipes" / "sweep.py"), str(killed)]) as sweep:
+        _wait(lambda: any(path.name >= "epoch-0003" for path in (run_dir / "checkpoints").glob("epoch-*")))
+        sweep.kill()
+    os.killpg(int((tmp_path / "killed" / "logs" / ".test_resnet-ols-seed0.lock").read_text()), signal.SIGKILL)
+    assert not (run_dir / "export").exists()
+    assert _run(killed) == 0
+    log = (tmp_path / "killed" / "logs" / "test_resnet-ols-seed0.log").read_text()
+    assert "continuing after epoch" in log
+    weights = [tmp_path / name / "runs" / run_dir.name / "export" / "model.safetensors" for name in ("alone", "killed")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
 def _wait(condition) -> None:
