@@ -223,8 +223,6 @@ def test_a_wrong_sweep_is_refused_by_name(recorded, capsys, changes, arguments, 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_a_sweep_of_the_repository_has_six_losses_and_six_seeds(path):
-    if path.stem == "phantoms_reader_noise":
-        pytest.importorskip("ols.data.phantom.readers", reason="phantoms have no readers yet")
     _, runs, _ = parse_sweep([str(path)])
     assert len({run.config.loss["name"] for run in runs}) == 6
     assert {run.config.seed for run in runs} == set(range(6))
