@@ -7,7 +7,7 @@ same way, by flipping signs of the differences of pairs that share a seed.
 
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ols.data.phantom import PhantomConfig, known_posterior
 from ols.metrics.embeddings import embedding_metrics
+from ols.metrics.posterior import posterior_calibration
 from ols.metrics.resampling import bootstrap_interval, bootstrap_p, holm, resample, sign_flip_test
 from ols.metrics.scaling import TemperatureScaling
 from ols.predictions import Predictions, load_predictions
@@ -61,6 +63,12 @@ FIGURES |= {  # of the penultimate features, where they were saved
     "inter_class_separation": Figure("class separation", True),
     "silhouette": Figure("silhouette", True),
     "knn_accuracy": Figure("kNN accuracy", True, percent=True),
+}
+FIGURES |= {  # against the true posterior, where phantoms have one
+    "posterior_kl": Figure("KL from the truth", False, scaled=False),
+    "posterior_kl_scaled": Figure("KL from the truth, scaled", False, scaled=True),
+    "confidence_error": Figure("confidence less truth, absolute", False, scaled=False),
+    "confidence_error_scaled": Figure("confidence less truth, absolute, scaled", False, scaled=True),
 }
 
 
@@ -194,11 +202,12 @@ def load_runs(
         if test.features is not None:
             embedding = embedding_metrics(test.features, test.targets)
             figures |= {name: embedding[name] for name in FIGURES if name in embedding}
+        figures |= posterior_figures(config, test, scaling(test.logits))
         resampled = resample(statistic, len(test.targets), resamples=resamples, seed=seed)
         resampled = dict(zip(IMAGE_FIGURES, resampled.T, strict=True))
         runs.append(EvaluatedRun(run_dir, config, label, scaling.temperature, figures, resampled, len(test.targets)))
     if len({len(run.figures) for run in runs}) > 1:
-        without = next(run.run_dir for run in runs if len(run.figures) == len(IMAGE_FIGURES))
+        without = min(runs, key=lambda run: len(run.figures)).run_dir
         raise ValueError(f"some runs have features and {without} has none; evaluate it again")
     return runs
 
@@ -298,6 +307,25 @@ def _probability_columns(logits: Tensor, targets: Tensor, correct: Tensor) -> Ca
         return counts @ nll / total, np.abs(counts @ gaps).sum(1) / total, aurc
 
     return figures
+
+
+def posterior_figures(config: dict[str, Any], test: Predictions, scaled_logits: Tensor) -> dict[str, float]:
+    """Return how far predictions are from the true P(label | image); nothing where it is not known.
+
+    Args:
+        config: Configuration by dotted keys; phantoms whose readers disagree have a known posterior.
+        test: Predictions of their test split.
+        scaled_logits: The logits after temperature scaling `[N, K]`.
+    """
+    if not config["data.phantoms"] or not config.get("phantoms.reader_noise"):
+        return {}
+    phantoms = PhantomConfig(**{field.name: config[f"phantoms.{field.name}"] for field in fields(PhantomConfig)})
+    posterior, latent = map(torch.from_numpy, known_posterior(phantoms, "test"))
+    found = {}
+    for suffix, logits in (("", test.logits), ("_scaled", scaled_logits)):
+        truth = posterior_calibration(logits, posterior, latent=latent[test.indices])
+        found |= {f"{name}{suffix}": truth[name] for name in ("posterior_kl", "confidence_error")}
+    return found
 
 
 def summarise(runs: Sequence[EvaluatedRun]) -> list[Summary]:

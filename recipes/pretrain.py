@@ -67,7 +67,7 @@ def main(config: Config) -> None:
             dtype=dtype,
             memory_format=memory_format,
             train_images=config.data.train_images,
-        limit_batches=2 if config.dry_run else None,
+            limit_batches=2 if config.dry_run else None,
             overfit_batches=config.overfit_batches,
         )
     num_classes = len(loaders.classes)

@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "ols.sweep": {"ols.checkpoint", "ols.config", "ols.runs"},
     "ols.integrations": {"ols.losses"},
     "ols.predictions": set(),
-    "ols.comparison": {"ols.metrics", "ols.predictions", "ols.runs"},
+    "ols.comparison": {"ols.data.phantom", "ols.metrics", "ols.predictions", "ols.runs"},
     "ols.comparison_report": {"ols.comparison", "ols.metrics.resampling"},
     "ols.evaluation": {"ols.data.loading", "ols.metrics", "ols.predictions"},
     "ols.export": {"ols.data.transforms"},

@@ -13,6 +13,7 @@ from ols.data.phantom import (
     PhantomConfig,
     draw_classes,
     draw_readings,
+    known_posterior,
     load_latent_classes,
     load_reader_confusion,
     read_labels,
@@ -228,3 +229,10 @@ def test_a_share_outside_0_and_1_is_refused(value):
         PhantomConfig(reader_noise=value)
     with pytest.raises(ValueError, match="reader_noise must lie in"):
         reader_confusion(value)
+
+
+def test_the_description_of_a_set_gives_the_posterior_that_the_set_ships(noisy_set):
+    for split in SPLITS:
+        confusion, rows = known_posterior(NOISY, split)
+        assert np.array_equal(confusion, load_reader_confusion(noisy_set)[1])
+        assert np.array_equal(rows, load_latent_classes(noisy_set, split))

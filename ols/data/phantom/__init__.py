@@ -29,6 +29,7 @@ from ols.data.phantom.anatomy import ANATOMIES, LESIONS, Anatomy, Lesion, Shape
 from ols.data.phantom.classes import PHANTOM_CLASSES, PhantomClass, PhantomConfig, class_sizes, draw_classes
 from ols.data.phantom.readers import (
     draw_readings,
+    known_posterior,
     load_latent_classes,
     load_reader_confusion,
     read_labels,
@@ -49,6 +50,7 @@ __all__ = [
     "class_sizes",
     "draw_classes",
     "draw_readings",
+    "known_posterior",
     "load_latent_classes",
     "load_reader_confusion",
     "read_labels",

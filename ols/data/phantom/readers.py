@@ -173,3 +173,19 @@ def load_latent_classes(root: str | os.PathLike[str], split: str) -> NDArray[np.
     rows = {label: row for row, label in enumerate(load_reader_confusion(root)[0])}
     with open(Path(root) / f"RadiologyAI_{split}.csv", newline="", encoding="utf-8") as file:
         return np.array([rows[row["latent"]] for row in csv.DictReader(file)], np.int64)
+
+
+def known_posterior(config: PhantomConfig, split: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return the true P(label | image) of a set, from its description alone.
+
+    Args:
+        config: The set.
+        split: `train`, `val` or `test`.
+
+    Returns:
+        The confusion Q `[K, K]` over the classes of the training split, row = class drawn, and the row of each image
+        of the split `[N]`: the posterior of image n is `Q[rows[n]]`.
+    """
+    drawn = draw_classes(config)
+    classes = np.unique(drawn["train"])
+    return reader_confusion(config.reader_noise, classes), np.searchsorted(classes, drawn[split])
