@@ -19,7 +19,8 @@ def ece_noise(bins: Tensor, *, seed: int = 0) -> dict[str, Tensor]:
     The interval: samples are drawn anew, with replacement, 1,000 times. Chance inflates the ECE of a sample, and that
     of a resample twice, so that the common percentile interval lies too high: near perfect calibration it never holds
     the true ECE. This is the basic interval, [2 ECE - q97.5, 2 ECE - q2.5], widened to hold the ECE itself, and 0
-    where the ECE does not exceed the 97.5 % quantile of the null.
+    where the ECE does not exceed the 97.5 % quantile of the null. Where the true ECE is about as large as its noise,
+    the interval is still too narrow: in simulation it held the true one in 84 of 100 draws.
 
     Both draw from 240 cells of confidence, by right and wrong, instead of samples: the cells keep their mean
     confidence, and what varies inside of 1/240 is nothing beside the variance of right and wrong.
