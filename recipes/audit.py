@@ -42,7 +42,7 @@ def main() -> int:
         report.parent.mkdir(parents=True, exist_ok=True)
         log = report.with_suffix(".scan.jsonl")
         found = audit(arguments.root, splits=arguments.splits, log=log, workers=arguments.workers)
-        print(f"{len(found.files):,} files, {found.opened:,} opened, the others unchanged since {log} was written")
+        print(f"{len(found.files):,} files are named, {found.opened:,} were opened now; {log} knows the others")
         print(text_summary(found))
         data = write_report(found, report)
         print(f"report   {report}, {data}")

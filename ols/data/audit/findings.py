@@ -188,7 +188,7 @@ def _near_items(rows: Rows, pictures: Pictures, near: NearPairs) -> list[dict[st
 
 FAULTS = {
     "missing": ("Missing files", "A row names a file that is not there: training refuses to start."),
-    "truncated": ("Truncated files", "The file ends before its image does: training stops when it is reached."),
+    "truncated": ("Truncated files", "The file was cut off: training stops when it is reached, or sees what is left."),
     "unreadable": ("Unreadable files", "The file cannot be decoded: training stops when it is reached."),
     "refused": ("Images that are not 8-bit", "Training refuses the mode of the image when it is reached."),
 }

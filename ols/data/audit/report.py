@@ -4,6 +4,7 @@ import base64
 import datetime
 import io
 import json
+from collections import Counter
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ols.data.radimagenet import open_image
 
 FORMAT = 1
 EXAMPLES = 24  # items of a finding that the page shows; the JSON has them all
+LISTED = 240  # items without pictures that the page lists
 SHOWN_ROWS = 4  # pictures of an item that the page shows
 THUMBNAIL = 112  # pixels
 
@@ -40,7 +42,7 @@ def write_report(audit: Audit, page: str | Path) -> Path:
     template = environment.from_string(files(__package__).joinpath("report.html").read_text(encoding="utf-8"))
     thumbnails: dict[str, str | None] = {}
     for finding in audit.findings:
-        for item in finding.items[:EXAMPLES]:
+        for item in _examples(finding):
             for row in item["rows"][:SHOWN_ROWS]:
                 if row["filename"] not in thumbnails:
                     thumbnails[row["filename"]] = _thumbnail(audit.rows.root / row["filename"])
@@ -49,7 +51,9 @@ def write_report(audit: Audit, page: str | Path) -> Path:
             summary,
             verdict=verdict(audit),
             thumbnails=thumbnails,
-            examples=EXAMPLES,
+            examples={finding.kind: _examples(finding) for finding in audit.findings},
+            most_labels=_most_labels,
+            listed=LISTED,
             shown_rows=SHOWN_ROWS,
             json_name=data.name,
             near=near,
@@ -85,6 +89,23 @@ def summarise(audit: Audit) -> dict[str, Any]:
         "pixels": audit.pixel_statistics(),
         "findings": [_as_dict(finding) for finding in audit.findings],
     }
+
+
+def _examples(finding: Finding) -> list[dict[str, Any]]:
+    """Return items from the whole of the list, evenly: the most alike and the least."""
+    count = len(finding.items)
+    return (
+        [finding.items[i * (count - 1) // max(EXAMPLES - 1, 1)] for i in range(EXAMPLES)]
+        if count > EXAMPLES
+        else finding.items
+    )
+
+
+def _most_labels(occurrences: list[dict[str, Any]]) -> list[tuple[str, int]]:
+    """Return the labels in which something occurs most, and how often."""
+    return Counter(
+        item["rows"][0]["label"] for item in occurrences if item["rows"] and "label" in item["rows"][0]
+    ).most_common(8)
 
 
 def _as_dict(finding: Finding) -> dict[str, Any]:

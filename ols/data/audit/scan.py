@@ -179,12 +179,20 @@ def _look_at(root: Path, filename: str, stamp: list[int] | None) -> dict[str, An
     except (OSError, ValueError) as error:
         return record | {"fault": "unreadable", "message": str(error)}
     record |= {"stamp": now, "file_hash": _digest(content)}
+    if not content:
+        return record | {"fault": "unreadable", "message": "the file is empty"}
+    end = next((end for start, end in ENDS.items() if content.startswith(start)), b"")
     try:
-        return record | _describe(path)
+        described = _describe(path)
     except Exception as error:  # whatever a decoder makes of broken bytes is a finding, and the scan goes on
-        begun = next((end for start, end in ENDS.items() if content.startswith(start)), None)
-        fault = "truncated" if begun and begun not in content[-64:] else "unreadable"
-        return record | {"fault": fault, "message": " ".join(str(error).split()) or type(error).__name__}
+        message = " ".join(str(error).split()).replace(str(path), path.name) or type(error).__name__
+        return record | {"fault": "unreadable" if end in content[-64:] else "truncated", "message": message}
+    if end not in content and not described.get("fault"):
+        return record | {
+            "fault": "truncated",
+            "message": "the end of the file is missing, although what is left decodes",
+        }
+    return record | described
 
 
 def _describe(path: Path) -> dict[str, Any]:
