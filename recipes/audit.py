@@ -32,6 +32,8 @@ def main() -> int:
         "train",
     )
     arguments = parser.parse_args()
+    if arguments.report.suffix not in (".html", ".htm"):
+        parser.error(f"--report must end in .html, got {arguments.report}")
 
     from ols.data.audit import audit  # here, so that --help answers at once
     from ols.data.audit.clean import write_cleaned

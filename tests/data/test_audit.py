@@ -144,6 +144,7 @@ def test_the_same_pixels_are_one_picture_whatever_the_name_the_format_and_the_ch
         "picture_across_splits": [{("train", "a.png"), ("test", "b.png"), ("val", "c.bmp"), ("train", "d.tif")}],
         "picture_repeated": [{("train", "a.png"), ("train", "d.tif")}],
     }
+    assert [f.items[0]["note"] for f in clean.audit().findings[:2]] == ["other bytes, the same pixels"] * 2
     assert clean.audit().leaks
 
 
@@ -248,6 +249,10 @@ def test_a_missing_csv_is_a_finding_and_a_missing_tree_an_error(clean, tmp_path)
     assert "split file not found" in unusable.items[0]["note"]
     with pytest.raises(FileNotFoundError, match="does not contain the folder radiology_ai"):
         audit(tmp_path, log=tmp_path / "other.jsonl")
+    for split in ("train", "test"):
+        (clean.root / f"RadiologyAI_{split}.csv").write_text("filename,label\n")
+    with pytest.raises(ValueError, match="have no usable row"):
+        audit(clean.root, log=tmp_path / "other.jsonl")
 
 
 def test_pixel_statistics_are_those_of_all_pixels_together(clean):
@@ -277,6 +282,22 @@ def test_a_second_audit_opens_only_what_has_changed_and_a_torn_line_is_survived(
     assert again.opened == 1
     assert [f.kind for f in again.findings] == ["truncated", "patients"]
     assert log.read_bytes() == content
+
+
+def test_copies_of_an_image_that_is_not_8_bit_are_found_by_their_bytes(clean):
+    for split in ("train", "test"):
+        clean.add(split, f"deep_{split}.png", "ct-a", np.full((SIDE, SIDE), 40_000, np.uint16))
+    for split in ("train", "val"):  # two empty files are not one picture
+        (clean.root / clean.add(split, f"empty_{split}.png", "ct-a", None)).write_bytes(b"")
+    found = clean.findings()
+    assert found["picture_across_splits"] == [{("train", "deep_train.png"), ("test", "deep_test.png")}]
+    assert set(found) == {"picture_across_splits", "refused", "unreadable"}
+
+
+def test_without_imagehash_the_message_says_how_to_install_it(clean, monkeypatch):
+    monkeypatch.setitem(sys.modules, "imagehash", None)
+    with pytest.raises(ImportError, match=r"pip install 'online-label-smoothing\[audit\]'"):
+        clean.audit()
 
 
 def test_the_log_of_another_set_is_not_believed(clean, tmp_path):

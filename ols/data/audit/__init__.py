@@ -10,7 +10,7 @@ from PIL import Image
 
 from ols.data.audit import near
 from ols.data.audit.findings import Finding, NearPairs, Pictures, find, group_pictures
-from ols.data.audit.scan import read_comparable, scan
+from ols.data.audit.scan import read_comparable, scan_files
 from ols.data.audit.tables import SPLITS, Rows, read_rows
 from ols.data.radimagenet import TREE, _class_table
 
@@ -76,7 +76,7 @@ def audit(root: str | Path, *, splits: str | Path | None = None, log: str | Path
         ValueError: CSVs lie in several of the usual places, or `workers` is below 1.
     """
     rows = read_rows(root, splits)
-    files, messages, opened = scan(rows.root, rows.filenames, Path(log), workers=workers)
+    files, messages, opened = scan_files(rows.root, rows.filenames, Path(log), workers=workers)
     pictures = group_pictures(rows, files)
     pairs = _near_pairs(rows, files, pictures, workers)
     findings = find(rows, files, messages, pictures, pairs, _unnamed(rows))

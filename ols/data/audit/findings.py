@@ -59,17 +59,17 @@ class Pictures:
 
 
 def group_pictures(rows: Rows, files: np.ndarray) -> Pictures:
-    """Group files by the hash of their decoded pixels."""
-    plain = (files["fault"] == "") & (files["low"] < files["high"])
-    _, groups = np.unique(files["pixel_hash"][plain], return_inverse=True)
-    count = groups.max(initial=-1) + 1
+    """Group files by the hash of their decoded pixels, or of their bytes where training refuses the pixels."""
+    plain, refused = (files["fault"] == "") & (files["low"] < files["high"]), files["fault"] == "refused"
+    known = plain | refused
+    _, groups = np.unique(np.where(refused, files["file_hash"], files["pixel_hash"])[known], return_inverse=True)
     of_file = np.empty(len(files), np.int64)
-    of_file[plain] = groups
-    of_file[~plain] = count + np.arange((~plain).sum())
+    of_file[known] = groups
+    of_file[~known] = groups.max(initial=-1) + 1 + np.arange((~known).sum())
     _, first_file = np.unique(of_file, return_index=True)
     in_split = np.zeros((len(first_file), len(SPLITS)), bool)
     in_split[of_file[rows.file], rows.split] = True
-    return Pictures(of_file, np.arange(len(first_file)) < count, first_file, in_split)
+    return Pictures(of_file, plain[first_file], first_file, in_split)
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,10 @@ def find(
         unnamed: Images in the tree that no row names.
     """
     found = [
-        *_leaks(rows, pictures, near),
+        *_leaks(rows, files, pictures, near),
         *_faults(rows, files, messages),
-        *_contradictions(rows, pictures),
-        *_repetitions(rows, pictures),
+        *_contradictions(rows, files, pictures),
+        *_repetitions(rows, files, pictures),
         *_oddities(rows, files),
         *_absences(rows),
     ]
@@ -135,11 +135,21 @@ def _groups(keys: np.ndarray, differ: np.ndarray) -> list[np.ndarray]:
     return [group for group in groups if len(group) > 1 and (differ[group] != differ[group[0]]).any()]
 
 
-def _items(rows: Rows, groups: list[np.ndarray], note: str = "") -> list[dict[str, Any]]:
-    return [{"rows": describe_rows(rows, group), "note": note} for group in groups]
+def _items(rows: Rows, groups: list[np.ndarray]) -> list[dict[str, Any]]:
+    return [{"rows": describe_rows(rows, group), "note": ""} for group in groups]
 
 
-def _leaks(rows: Rows, pictures: Pictures, near: NearPairs) -> list[Finding]:
+def _picture_items(rows: Rows, files: np.ndarray, groups: list[np.ndarray]) -> list[dict[str, Any]]:
+    notes = [
+        "the same bytes"
+        if len(set(files["file_hash"][rows.file[group]].tolist())) == 1
+        else "other bytes, the same pixels"
+        for group in groups
+    ]
+    return [item | {"note": note} for item, note in zip(_items(rows, groups), notes, strict=True)]
+
+
+def _leaks(rows: Rows, files: np.ndarray, pictures: Pictures, near: NearPairs) -> list[Finding]:
     picture = pictures.of_file[rows.file]
     same_file = _groups(rows.file, rows.split)
     same_picture = [group for group in _groups(picture, rows.split) if len(set(rows.file[group])) > 1]
@@ -156,7 +166,7 @@ def _leaks(rows: Rows, pictures: Pictures, near: NearPairs) -> list[Finding]:
             "leak",
             "One picture under several names, in several splits",
             "The decoded pixels are identical: copied, renamed, or saved again without loss.",
-            _items(rows, same_picture),
+            _picture_items(rows, files, same_picture),
         ),
         Finding(
             "near_across_splits",
@@ -210,7 +220,7 @@ def _faults(rows: Rows, files: np.ndarray, messages: dict[int, str]) -> list[Fin
     return found
 
 
-def _contradictions(rows: Rows, pictures: Pictures) -> list[Finding]:
+def _contradictions(rows: Rows, files: np.ndarray, pictures: Pictures) -> list[Finding]:
     picture = pictures.of_file[rows.file]
     same_file = _groups(rows.file, rows.label)
     same_picture = [group for group in _groups(picture, rows.label) if len(set(rows.file[group])) > 1]
@@ -231,7 +241,7 @@ def _contradictions(rows: Rows, pictures: Pictures) -> list[Finding]:
             "error",
             "One picture under several labels",
             "Files of identical pixels: at least one of the labels is wrong.",
-            _items(rows, same_picture),
+            _picture_items(rows, files, same_picture),
         ),
         Finding(
             "unknown_labels",
@@ -246,7 +256,7 @@ def _contradictions(rows: Rows, pictures: Pictures) -> list[Finding]:
     ]
 
 
-def _repetitions(rows: Rows, pictures: Pictures) -> list[Finding]:
+def _repetitions(rows: Rows, files: np.ndarray, pictures: Pictures) -> list[Finding]:
     by_row = (rows.split * len(rows.filenames) + rows.file) * len(rows.labels) + rows.label
     by_picture = rows.split * len(pictures.first_file) + pictures.of_file[rows.file]
     return [
@@ -262,7 +272,7 @@ def _repetitions(rows: Rows, pictures: Pictures) -> list[Finding]:
             "warning",
             "One picture under several names, in one split",
             "The decoded pixels are identical; the picture counts as often as it has names.",
-            _items(rows, _groups(by_picture, rows.file)),
+            _picture_items(rows, files, _groups(by_picture, rows.file)),
         ),
     ]
 

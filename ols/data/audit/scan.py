@@ -43,7 +43,7 @@ FILE = np.dtype(
 )
 
 
-def scan(
+def scan_files(
     root: Path, filenames: list[str], log: Path, *, workers: int | None = None
 ) -> tuple[np.ndarray, dict[int, str], int]:
     """Decode every file that has changed since the log was written.
@@ -60,9 +60,27 @@ def scan(
     Returns:
         Array of `FILE`, `[F]`; the message of each file with a fault, by its index; and how many were opened.
     """
-    known = _load_log(log, root)
+    files, messages = np.zeros(len(filenames), FILE), {}
+    index_of = {name: index for index, name in enumerate(filenames)}
+    stamps: dict[str, list[int]] = {}
+
+    def keep(record: dict[str, Any]) -> None:
+        index = index_of[record["filename"]]
+        files[index] = np.zeros((), FILE)
+        for field in record.keys() & set(FILE.names) - {"thumbnail"}:
+            files[index][field] = record[field]
+        if "thumbnail" in record:
+            files[index]["thumbnail"] = np.frombuffer(base64.b64decode(record["thumbnail"]), np.uint8)
+        messages.pop(index, None)
+        if record["fault"]:
+            messages[index] = record["message"]
+
+    for record in _read_log(log, root):
+        if record["filename"] in index_of:
+            stamps[record["filename"]] = record["stamp"]
+            keep(record)
     chunks = [
-        [(name, known[name]["stamp"] if name in known else None) for name in filenames[start : start + CHUNK]]
+        [(name, stamps.get(name)) for name in filenames[start : start + CHUNK]]
         for start in range(0, len(filenames), CHUNK)
     ]
     opened = 0
@@ -71,27 +89,16 @@ def scan(
         tqdm(total=len(filenames), desc="audit", unit="image", disable=None) as progress,
     ):
         if lines.tell() == 0:
-            lines.write(json.dumps({"format": FORMAT, "root": str(root.resolve())}) + "\n")
+            lines.write(json.dumps(_header(root)) + "\n")
         for records in parallel(_look_at_all, root, chunks, _worker_count(workers, len(filenames))):
             for record in records:
-                if record["changed"]:
+                if record is not None:
+                    keep(record)
                     opened += record["fault"] != "missing"
-                    known[record["filename"]] = record
                     if record["stamp"]:
-                        lines.write(json.dumps({key: record[key] for key in record if key != "changed"}) + "\n")
+                        lines.write(json.dumps(record) + "\n")
             lines.flush()
             progress.update(len(records))
-
-    files, messages = np.zeros(len(filenames), FILE), {}
-    for index, name in enumerate(filenames):
-        record = known[name]
-        if record["fault"]:
-            messages[index] = record["message"]
-        for field in FILE.names[:-1]:
-            if field in record:
-                files[index][field] = record[field]
-        if "thumbnail" in record:
-            files[index]["thumbnail"] = np.frombuffer(base64.b64decode(record["thumbnail"]), np.uint8)
     return files, messages, opened
 
 
@@ -137,11 +144,14 @@ def _worker_count(workers: int | None, files: int) -> int:
     return max(1, min(cores, files // FILES_PER_WORKER))
 
 
-def _load_log(log: Path, root: Path) -> dict[str, dict[str, Any]]:
-    """Read the records of an earlier scan, and cut off the line that a kill has torn."""
+def _header(root: Path) -> dict[str, Any]:
+    return {"format": FORMAT, "root": str(root.resolve())}
+
+
+def _read_log(log: Path, root: Path) -> Iterator[dict[str, Any]]:
+    """Yield the records of an earlier scan of this root, and cut off what a kill has torn, or all of another root's."""
     if not log.exists():
-        return {}
-    known = {}
+        return
     with log.open("r+b") as file:
         end = 0
         for number, line in enumerate(file):
@@ -149,30 +159,27 @@ def _load_log(log: Path, root: Path) -> dict[str, dict[str, Any]]:
                 record = json.loads(line) if line.endswith(b"\n") else None
             except ValueError:
                 record = None
-            if number == 0 and record != {"format": FORMAT, "root": str(root.resolve())}:
-                break  # nothing of it is of use
-            if record is None:
+            if record is None or (number == 0 and record != _header(root)):
                 break
             end += len(line)
             if number:
-                known[record["filename"]] = record | {"changed": False}
+                yield record
         file.truncate(end)
-    return known
 
 
-def _look_at_all(root: Path, chunk: list[tuple[str, list[int] | None]]) -> list[dict[str, Any]]:
+def _look_at_all(root: Path, chunk: list[tuple[str, list[int] | None]]) -> list[dict[str, Any] | None]:
     return [_look_at(root, filename, stamp) for filename, stamp in chunk]
 
 
-def _look_at(root: Path, filename: str, stamp: list[int] | None) -> dict[str, Any]:
-    """Return a file's record, or that it is unchanged since the one that bears this stamp: size, time of change."""
+def _look_at(root: Path, filename: str, stamp: list[int] | None) -> dict[str, Any] | None:
+    """Return a file's record, or None if it is unchanged since the one that bears this stamp: size, time of change."""
     path = root / filename
-    record: dict[str, Any] = {"filename": filename, "changed": True, "stamp": None, "fault": ""}
+    record: dict[str, Any] = {"filename": filename, "stamp": None, "fault": ""}
     try:
         status = os.stat(path)
         now = [status.st_size, status.st_mtime_ns]
         if stamp == now:
-            return {"filename": filename, "changed": False}
+            return None
         content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return record | {"fault": "missing", "message": "no such file"}
@@ -184,6 +191,8 @@ def _look_at(root: Path, filename: str, stamp: list[int] | None) -> dict[str, An
     end = next((end for start, end in ENDS.items() if content.startswith(start)), b"")
     try:
         described = _describe(path)
+    except ImportError:
+        raise
     except Exception as error:  # whatever a decoder makes of broken bytes is a finding, and the scan goes on
         message = " ".join(str(error).split()).replace(str(path), path.name) or type(error).__name__
         return record | {"fault": "unreadable" if end in content[-64:] else "truncated", "message": message}

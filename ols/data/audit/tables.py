@@ -49,7 +49,7 @@ def read_rows(root: str | Path, splits: str | Path | None = None) -> Rows:
 
     Raises:
         FileNotFoundError: There is no such tree, or no training CSV.
-        ValueError: CSVs lie in several of the usual places.
+        ValueError: CSVs lie in several of the usual places, or none has a usable row.
     """
     folder = _find_splits(Path(root), None if splits is None else Path(splits))
     files: dict[str, int] = {}
@@ -70,7 +70,9 @@ def read_rows(root: str | Path, splits: str | Path | None = None) -> Rows:
         else:
             if len(rows) == before:
                 unusable.append((path.name, 1, "no usable rows"))
-    split, file, label, line = np.array(rows, np.int64).reshape(-1, 4).T
+    if not rows:
+        raise ValueError(f"the CSVs in {folder} have no usable row: {unusable[0][2]}")
+    split, file, label, line = np.array(rows, np.int64).T
     names = sorted(labels)
     position = {name: index for index, name in enumerate(names)}
     sorted_index = np.array([position[name] for name in labels], np.int64)
