@@ -3,16 +3,24 @@
 import csv
 import os
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from PIL import Image
 
+from ols.data.dicom import read_dicom
+
 Split = Literal["train", "val", "test"]
 
 TREE = "radiology_ai"
 EIGHT_BIT_MODES = {"L", "LA", "RGB", "RGBA", "P", "CMYK", "YCbCr"}
+
+
+def open_image(path: Path) -> Image.Image:
+    """Open an image file of any format that Pillow knows, or a DICOM file: its name ends in `.dcm`."""
+    return read_dicom(path) if path.suffix.lower() == ".dcm" else Image.open(path)
 
 
 class ImageFiles:
@@ -51,7 +59,7 @@ class ImageFiles:
         """
         path = self.root / self.sample_id(index)
         try:
-            with Image.open(path) as image:
+            with open_image(path) as image:
                 if image.mode not in EIGHT_BIT_MODES:
                     raise ValueError(f"mode {image.mode!r} is not 8-bit grayscale or RGB")
                 return image.convert(self._mode)
@@ -149,9 +157,22 @@ def _find_splits(root: Path, splits: Path | None) -> Path:
 
 def _read_csv(path: Path) -> tuple[list[str], list[str], list[int]]:
     """Return file names, labels and line numbers of a split."""
+    filenames, labels, lines = [], [], []
+    for filename, label, line in _iterate_csv(path):
+        if not filename or not label:
+            raise ValueError(f"{path}, line {line}: filename or label is empty")
+        filenames.append(filename)
+        labels.append(label)
+        lines.append(line)
+    if not filenames:
+        raise ValueError(f"{path} has a header but no rows")
+    return filenames, labels, lines
+
+
+def _iterate_csv(path: Path) -> Iterator[tuple[str, str, int]]:
+    """Yield file name, label and line number of each row of a split; name and label may be empty."""
     if not path.is_file():
         raise FileNotFoundError(f"split file not found: {path}")
-    filenames, labels, lines = [], [], []
     with path.open(newline="", encoding="utf-8-sig") as file:  # -sig: spreadsheet programs write a byte-order mark
         rows = csv.DictReader(file)
         columns = rows.fieldnames or []
@@ -160,14 +181,7 @@ def _read_csv(path: Path) -> tuple[list[str], list[str], list[int]]:
                 found = ", ".join(columns) or "nothing"
                 raise ValueError(f"{path}, line 1: column {column!r} is missing; the header has {found}")
         for row in rows:
-            if not row["filename"] or not row["label"]:
-                raise ValueError(f"{path}, line {rows.line_num}: filename or label is empty")
-            filenames.append(row["filename"].replace("\\", "/"))
-            labels.append(row["label"])
-            lines.append(rows.line_num)
-    if not filenames:
-        raise ValueError(f"{path} has a header but no rows")
-    return filenames, labels, lines
+            yield (row["filename"] or "").replace("\\", "/"), row["label"] or "", rows.line_num
 
 
 def _class_table(filenames: list[str], labels: list[str]) -> tuple[list[str], list[str]]:

@@ -1,0 +1,129 @@
+"""What is wrong with a data set in RadImageNet's form, before days are spent on training with it."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ols.data.audit import near
+from ols.data.audit.findings import Finding, NearPairs, Pictures, find, group_pictures
+from ols.data.audit.scan import read_comparable, scan_files
+from ols.data.audit.tables import SPLITS, Rows, read_rows
+from ols.data.radimagenet import TREE, _class_table
+
+COMPARED_AT_ONCE = 256  # pairs
+
+
+@dataclass(frozen=True)
+class Audit:
+    """A data set looked through.
+
+    Args:
+        rows: Rows of its CSVs.
+        files: Record of each file, an array of `scan.FILE`, `[F]`.
+        pictures: Which files show the same.
+        near: Near-duplicates across splits, confirmed.
+        findings: What is wrong, the gravest first.
+        opened: Files opened this time; the others had not changed since the last.
+    """
+
+    rows: Rows
+    files: np.ndarray
+    pictures: Pictures
+    near: NearPairs
+    findings: list[Finding]
+    opened: int
+
+    @property
+    def leaks(self) -> bool:
+        """Whether a picture, or nearly the same picture, is in two splits."""
+        return any(finding.severity == "leak" for finding in self.findings)
+
+    def class_counts(self) -> list[dict[str, Any]]:
+        """Return `label`, `group` and the number of rows in each split, of every class."""
+        names = [self.rows.filenames[f] for f in self.rows.file]
+        labels, groups = _class_table(names, [self.rows.labels[label] for label in self.rows.label])
+        counts = np.zeros((len(labels), len(SPLITS)), np.int64)
+        np.add.at(counts, (self.rows.label, self.rows.split), 1)
+        return [
+            {"label": label, "group": group, **dict(zip(SPLITS, row, strict=True))}
+            for label, group, row in zip(labels, groups, counts.tolist(), strict=True)
+        ]
+
+    def pixel_statistics(self) -> list[dict[str, Any]]:
+        """Return `images`, and `mean`, `std`, `min` and `max` in [0, 1] over the gray pixels, of each modality."""
+        modality = np.array([name.split("/")[1] if name.count("/") > 1 else "" for name in self.rows.filenames])
+        return [
+            {"modality": name, **_pool(self.files[(modality == name) & (self.files["fault"] == "")])}
+            for name in np.unique(modality).tolist()
+        ]
+
+
+def audit(root: str | Path, *, splits: str | Path | None = None, log: str | Path, workers: int | None = None) -> Audit:
+    """Open every file that the split CSVs name and look for what would spoil a run.
+
+    Args:
+        root: Folder that contains `radiology_ai`.
+        splits: Folder with the CSVs, where it is not one of the usual places.
+        log: File for the results of each image; it is continued, and unchanged files are not opened again.
+        workers: Processes; by default one for each core.
+
+    Raises:
+        FileNotFoundError: There is no such tree, or no training CSV.
+        ValueError: CSVs lie in several of the usual places, or `workers` is below 1.
+    """
+    rows = read_rows(root, splits)
+    files, messages, opened = scan_files(rows.root, rows.filenames, Path(log), workers=workers)
+    pictures = group_pictures(rows, files)
+    pairs = _near_pairs(rows, files, pictures, workers)
+    findings = find(rows, files, messages, pictures, pairs, _unnamed(rows))
+    return Audit(rows, files, pictures, pairs, findings, opened)
+
+
+def _near_pairs(rows: Rows, files: np.ndarray, pictures: Pictures, workers: int | None) -> NearPairs:
+    plain = np.flatnonzero(pictures.comparable)
+    hashes, thumbnails = (files[name][pictures.first_file[plain]] for name in ("phash", "thumbnail"))
+    mask = pictures.in_split[plain] @ (1 << np.arange(len(SPLITS)))
+    found = [np.empty((0, 2), np.int64)]
+    for i, j in near.hash_pairs(hashes, np.flatnonzero(mask != 1)):
+        # A pair of two queries comes twice. Two pictures that are both in one and the same split only do not leak.
+        once = ((mask[j] == 1) | (i < j)) & ~((mask[i] == mask[j]) & (np.bitwise_count(mask[i]) == 1))
+        i, j = i[once], j[once]
+        kept = near.alike(thumbnails, i, j)
+        found.append(np.stack([i[kept], j[kept]], 1))
+    first, second = np.concatenate(found).T
+    if not len(first):
+        return NearPairs(first, second, np.empty(0))
+    wanted, position = np.unique(np.concatenate([first, second]), return_inverse=True)
+    names = [rows.filenames[f] for f in pictures.first_file[plain[wanted]]]
+    images, (a, b) = read_comparable(rows.root, names, workers=workers), position.reshape(2, -1)
+    chunks = [slice(start, start + COMPARED_AT_ONCE) for start in range(0, len(a), COMPARED_AT_ONCE)]
+    correlation = np.concatenate([near.best_correlation(images[a[chunk]], images[b[chunk]]) for chunk in chunks])
+    sure = correlation >= near.CORRELATION
+    return NearPairs(plain[first[sure]], plain[second[sure]], correlation[sure])
+
+
+def _pool(files: np.ndarray) -> dict[str, Any]:
+    if not len(files):
+        return {"images": 0, "mean": None, "std": None, "min": None, "max": None}
+    pixels = files["width"].astype(np.float64) * files["height"]
+    mean = np.average(files["mean"], weights=pixels)
+    variance = np.average(files["std"] ** 2 + (files["mean"] - mean) ** 2, weights=pixels)
+    low, high = files["low"].min(), files["high"].max()
+    return {"images": len(files), "mean": mean, "std": np.sqrt(variance), "min": low, "max": high}
+
+
+def _unnamed(rows: Rows) -> list[str]:
+    """Return the images in the tree that no row names."""
+    images = {*Image.registered_extensions(), ".dcm"}
+    named = set(rows.filenames)
+    return sorted(
+        name
+        for folder, _, files in os.walk(rows.root / TREE)
+        for file in files
+        if os.path.splitext(file)[1].lower() in images
+        and (name := (Path(folder) / file).relative_to(rows.root).as_posix()) not in named
+    )
