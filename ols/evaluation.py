@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ols.data.loading import Loader
-from ols.metrics import classification_metrics
+from ols.metrics import ClassificationMetrics, reliability_intervals
 from ols.predictions import Predictions
 
 Autocast = Callable[[], AbstractContextManager]
@@ -26,6 +26,11 @@ class Evaluation:
 
     metrics: dict[str, float]
     reliability: Tensor
+
+    @property
+    def reliability_intervals(self) -> Tensor:
+        """The 95 % interval of each bin's accuracy, float64 `[15, 2]`; NaN where a bin is empty."""
+        return reliability_intervals(self.reliability)
 
 
 def tagged(evaluations: dict[str, Evaluation]) -> dict[str, float]:
@@ -50,18 +55,17 @@ def evaluate(model: nn.Module, loader: Loader, autocast: Autocast = nullcontext)
     Raises:
         RuntimeError: The metrics did not see every sample exactly once.
     """
-    metrics = classification_metrics(len(loader.source.classes))
+    metrics = ClassificationMetrics(len(loader.source.classes))
     # Apple's GPUs have no float64, which calibration is summed in.
     metrics.to("cpu" if loader.device.type == "mps" else loader.device)
-    histogram = metrics["calibration"]
     for batch in _predict_batches(model, loader, autocast):
-        metrics.update(batch["logits"].to(histogram.device), batch["target"].to(histogram.device))
+        metrics.update(batch["logits"].to(metrics.device), batch["target"].to(metrics.device))
     results = {name: float(value) for name, value in metrics.compute().items()}
     seen = results["count"] + results["nonfinite"]
     if seen != loader.num_samples:
         raise RuntimeError(f"evaluated {seen:.0f} samples of a split of {loader.num_samples}")
-    with histogram.sync_context():
-        reliability = histogram.reliability().cpu()
+    with metrics.sync_context():
+        reliability = metrics.reliability().cpu()
     return Evaluation(results, reliability)
 
 

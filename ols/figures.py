@@ -1,16 +1,18 @@
 """Figures, drawn with matplotlib without a screen."""
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from torch import Tensor
 
 
-def reliability_diagram(reliability: Tensor, *, title: str) -> Figure:
+def reliability_diagram(reliability: Tensor, *, title: str, intervals: Tensor | None = None) -> Figure:
     """Draw accuracy against confidence, with the number of samples below.
 
     Args:
         reliability: Count, mean confidence and accuracy of each bin `[15, 3]`, NaN where a bin is empty.
         title: Title.
+        intervals: Interval of each bin's accuracy `[15, 2]`, NaN where a bin is empty.
     """
     count, confidence, accuracy = reliability.numpy().T
     edges = np.linspace(0, 1, len(count) + 1)
@@ -21,10 +23,58 @@ def reliability_diagram(reliability: Tensor, *, title: str) -> Figure:
     upper.bar(middle, np.nan_to_num(accuracy), width, color="#4c78a8", edgecolor="white", label="accuracy")
     gap = np.nan_to_num(confidence - accuracy)
     upper.bar(middle, gap, width, np.nan_to_num(accuracy), color="#e45756", alpha=0.35, label="gap to confidence")
+    if intervals is not None:
+        filled = count > 0
+        upper.vlines(middle[filled], *intervals.numpy()[filled].T, color="0.15", linewidth=1.2, label="95 % interval")
     upper.set(title=title, ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     upper.legend(loc="upper left", framealpha=0.8, edgecolor="none", fontsize="small")
     lower.bar(middle, count, width, color="0.6", edgecolor="white")
+    numbers = [f"{number:.0f}" if number else "" for number in count]
+    lower.bar_label(lower.containers[0], numbers, fontsize=5, padding=1)
+    lower.margins(y=0.15)
     lower.set(xlabel="confidence", ylabel="samples")
+    return figure
+
+
+def risk_coverage(curves: dict[str, tuple[np.ndarray, np.ndarray]], *, title: str) -> Figure:
+    """Draw the fraction of errors among the accepted samples against the fraction that is accepted.
+
+    Args:
+        curves: Coverage, ascending, and risk at its points, both `[P]`, by what the legend calls them.
+        title: Title.
+    """
+    figure = Figure(figsize=(5, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, (coverage, risk) in curves.items():
+        # A threshold accepts what is at its point or fewer: between points nothing is reached.
+        axes.step(coverage, risk, where="post", label=name, linewidth=1.5)
+    axes.set(title=title, xlabel="coverage", ylabel="errors among accepted", xlim=(0, 1))
+    axes.set_ylim(bottom=0)
+    axes.grid(color="0.9")
+    if curves:
+        axes.legend(framealpha=0.8, edgecolor="none", fontsize="small")
+    return figure
+
+
+def embedding(coordinates: np.ndarray, labels: np.ndarray, names: list[str], *, title: str) -> Figure:
+    """Draw samples as points, coloured by their label, such as a class or a group.
+
+    Args:
+        coordinates: `[N, 2]`.
+        labels: Index into `names` of each sample `[N]`.
+        names: Of the labels; those that occur stand in the legend, up to 40.
+        title: Title.
+    """
+    figure = Figure(figsize=(7, 5.5), layout="constrained")
+    axes = figure.subplots()
+    present = np.unique(labels)
+    colors = colormaps["turbo"](np.linspace(0.05, 0.95, max(len(present), 1)))
+    for color, label in zip(colors, present, strict=False):
+        axes.scatter(*coordinates[labels == label].T, s=8, color=color, linewidths=0, label=names[label])
+    axes.set(title=title, xticks=[], yticks=[])
+    if 0 < len(present) <= 40:
+        columns = 1 + (len(present) - 1) // 20
+        figure.legend(loc="outside right upper", ncols=columns, frameon=False, fontsize=7, markerscale=2)
     return figure
 
 

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ols.data import Loaders, class_counts
 from ols.evaluation import Evaluation
 
-REPORTED = ("top1", "top5", "balanced_accuracy", "macro_f1", "nll", "ece")
+REPORTED = ("top1", "top5", "balanced_accuracy", "macro_f1", "nll")
 
 
 def describe_data(loaders: Loaders) -> str:
@@ -46,11 +46,17 @@ def describe_cost(model: nn.Module, loaders: Loaders, *, epochs: int) -> str:
 
 
 def result_table(evaluations: dict[str, Evaluation]) -> str:
-    """Return a table with a row for each evaluation; accuracies in percent, NLL in nats."""
-    lines = [["", *REPORTED, "images"]]
+    """Return a table with a row for each evaluation; accuracies in percent, NLL in nats.
+
+    The ECE stands beside its 95 % interval, what a perfectly calibrated model would show (`null`), and the number of
+    images.
+    """
+    lines = [["", *REPORTED, "ece", "95 % interval", "null", "images"]]
     for name, evaluation in evaluations.items():
         values = evaluation.metrics
-        cells = [f"{values[key]:.4f}" if key in ("nll", "ece") else f"{values[key]:.2%}" for key in REPORTED]
-        lines.append([name, *cells, f"{values['count']:.0f}"])
+        cells = [f"{values[key]:.4f}" if key == "nll" else f"{values[key]:.2%}" for key in REPORTED]
+        interval = f"{values['ece_low']:.4f}-{values['ece_high']:.4f}"
+        ece = [f"{values['ece']:.4f}", interval, f"{values['ece_null']:.4f}"]
+        lines.append([name, *cells, *ece, f"{values['count']:.0f}"])
     widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(map(str.rjust, line, widths)) for line in lines)

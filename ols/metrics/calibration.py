@@ -1,25 +1,40 @@
-"""Calibration from one histogram of the top-label confidence."""
+"""Calibration from one histogram of the top-label confidence, filled in one pass over the logits."""
+
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-ECE_BINS = 15
-FINE_PER_BIN = 256
+from ols.metrics.calibration_error import ECE_BINS, FINE_BINS, brier_decomposition, calibration_errors, reliability
+from ols.metrics.calibration_noise import ece_noise
+from ols.metrics.smooth_ece import smooth_ece
 
 
 class CalibrationHistogram(Metric):
     """Streaming calibration: per fine bin of the top-label confidence, the sums of count, confidence and correct.
 
     3,840 right-closed bins of equal width over (0, 1], float64: 90 KiB however many samples; states add, so one
-    reduction merges processes. Softmax, log-softmax and sums are taken in float64. Rows with a non-finite logit are
-    left out of the sums and counted.
+    reduction merges processes. The softmax is taken in float32, or in
+    float64 of float64 logits; sums over samples, and the NLL of logits far apart, in float64. Rows with a non-finite logit have no
+    probabilities: they are counted, and left out of everything else.
 
-    Results: `ece` (Guo et al. 2017: equal width, 15 right-closed bins, the last closed at 1), `nll` (nats),
-    `count` (rows in the sums), `nonfinite` (rows left out). All are NaN or 0 before the first update.
+    Results, NaN where they do not exist (before the first update, for one):
+
+    - `count` and `nonfinite`: rows in the sums, and rows left out.
+    - `nll` (nats); `brier` over all classes, in [0, 2]; `brier_top_label`, of confidence against being right, in
+      [0, 1], and its parts, see `brier_decomposition`; `mean_confidence`, `mean_confidence_on_errors`.
+    - `ece` and other errors: see `calibration_errors`, `smooth_ece` and `ece_noise`, which gives its interval and null.
+    - `ece_classwise`, if switched on (Kull et al. 2019): the mean over classes of the ECE, of 15 bins of equal width,
+      of the probability of a class as that of the label being this class.
 
     Args:
+        num_classes: K, if it is to be checked; needed for `classwise`.
+        classwise: Whether to sum what `ece_classwise` needs, which costs more than all else here.
         kwargs: Arguments of `torchmetrics.Metric`.
+
+    Raises:
+        ValueError: `num_classes` is not positive, or missing for `classwise`.
     """
 
     higher_is_better = None
@@ -27,15 +42,24 @@ class CalibrationHistogram(Metric):
     full_state_update = False
 
     bins: Tensor  # [3840, 3] float64: count, sum of confidences, number correct
-    nll_sum: Tensor  # [] float64, nats
-    nonfinite: Tensor  # [] int64
+    moments: Tensor  # [2, 5] float64: sums of 1, confidence, correct, NLL, Brier; and of these times the confidence
+    seen: Tensor  # [] int64: rows, finite or not
+    classwise_excess: Tensor  # [K, 15] float64, if switched on: sum of probabilities less number of labels
 
-    def __init__(self, **kwargs):
+    def __init__(self, num_classes: int | None = None, *, classwise: bool = False, **kwargs):
+        if num_classes is not None and num_classes < 1:
+            raise ValueError(f"num_classes must be positive, got {num_classes}")
+        if classwise and num_classes is None:
+            raise ValueError("classwise needs num_classes")
         super().__init__(**kwargs)
         self.set_dtype(torch.float64)
-        self.add_state("bins", torch.zeros(ECE_BINS * FINE_PER_BIN, 3, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("nll_sum", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("nonfinite", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("bins", torch.zeros(FINE_BINS, 3, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("moments", torch.zeros(2, 5, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("seen", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.num_classes, self.classwise = num_classes, classwise
+        if classwise:
+            excess = torch.zeros(num_classes, ECE_BINS, dtype=torch.float64)
+            self.add_state("classwise_excess", excess, dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, target: Tensor) -> None:
         """Add a batch.
@@ -45,40 +69,84 @@ class CalibrationHistogram(Metric):
             target: Class indices `[B]`.
 
         Raises:
-            ValueError: If the shapes are not `[B, K]` and `[B]`.
+            ValueError: The shapes are not `[B, K]` and `[B]`.
         """
-        if logits.ndim != 2 or target.shape != logits.shape[:1]:
+        self._add(logits.detach(), target, *self._predict(logits.detach(), target))
+
+    def _predict(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the highest logit of each row `[B, 1]` and its class `[B]`; NaN and K where a row is not finite."""
+        if logits.ndim != 2 or target.shape != logits.shape[:1] or self.num_classes not in (None, logits.shape[1]):
             raise ValueError(
-                f"expected logits [B, K] and target [B], got {list(logits.shape)} and {list(target.shape)}"
+                f"expected logits [B, {self.num_classes or 'K'}] and target [B], "
+                f"got {list(logits.shape)} and {list(target.shape)}"
             )
-        finite = logits.isfinite().all(dim=1)  # [B]
-        log_probs = torch.where(finite[:, None], logits.double(), 0.0).log_softmax(dim=1)  # [B, K]
-        log_confidence, predicted = log_probs.max(dim=1)
-        confidence = log_confidence.exp()
-        bin_index = (confidence * len(self.bins)).ceil().long().sub_(1).clamp_(0, len(self.bins) - 1)
-        row = torch.stack([torch.ones_like(confidence), confidence, (predicted == target).double()], dim=1)  # [B, 3]
-        self.bins.index_add_(0, bin_index, row * finite[:, None])
-        self.nll_sum -= (log_probs.gather(1, target[:, None]).squeeze(1) * finite).sum()
-        self.nonfinite += (~finite).sum()
+        top = torch.add(logits.amax(dim=1, keepdim=True), logits.amin(dim=1, keepdim=True), alpha=0)
+        top = torch.add(top, top, alpha=0)  # 0 times infinity is NaN
+        # As `argmax`, the first of equals, in less time: comparisons that write numbers are cheap.
+        num_classes = logits.shape[1]
+        reached = torch.ge(logits, top, out=torch.empty_like(logits, dtype=torch.float32))
+        reached = reached.mul_(_descending(num_classes, logits.device)).amax(dim=1)
+        return top, reached.long().neg_().add_(num_classes)
+
+    def _add(self, logits: Tensor, target: Tensor, top: Tensor, predicted: Tensor) -> None:
+        """Add a batch, given what `_predict` returns of it."""
+        target_shifted = (logits.gather(1, target[:, None]).double() - top.double()).squeeze(1)
+        # Half precision in float32
+        exps = (logits - top.to(torch.promote_types(logits.dtype, torch.float32))).exp_()  # [B, K]
+        total = exps.sum(dim=1).double()
+        confidence, finite = total.reciprocal(), total == total
+        if self.classwise:
+            self._add_classwise(exps[finite] * confidence[finite, None], target[finite])
+        nll = total.log().sub_(target_shifted)
+        # Times confidence: sum of squared probabilities - 2 target probability
+        squares = torch.linalg.vector_norm(exps, dim=1).double().square_()
+        brier = torch.sub(squares.mul_(confidence), target_shifted.exp_(), alpha=2)
+        rows = torch.stack([finite.double(), confidence, (predicted == target).double(), nll, brier], dim=1)
+        rows.nan_to_num_(0)
+        bin_index = (rows[:, 1] * FINE_BINS).ceil_().long().sub_(1).clamp_(min=0)
+        self.bins.index_add_(0, bin_index, rows[:, :3])
+        self.moments.addmm_(rows[:, :2].T, rows)
+        self.seen.add_(len(rows))
+
+    def _add_classwise(self, probs: Tensor, target: Tensor) -> None:
+        bin_index = (probs * ECE_BINS).ceil_().long().sub_(1).clamp_(min=0)
+        bin_index += ECE_BINS * torch.arange(self.num_classes, device=probs.device)
+        flat = self.classwise_excess.view(-1)
+        flat.index_add_(0, bin_index.view(-1), probs.view(-1))
+        of_target = bin_index.gather(1, target[:, None]).squeeze(1)
+        flat.index_add_(0, of_target, torch.ones_like(of_target, dtype=flat.dtype), alpha=-1)
 
     def reliability(self) -> Tensor:
         """Return count, mean confidence and accuracy of the 15 bins, float64 `[15, 3]`; NaN where a bin is empty.
 
         Of this process alone, unless called within `sync_context()`.
         """
-        count, confidence, correct = self._ece_bins()
-        return torch.stack([count, confidence / count, correct / count], dim=1)
+        return reliability(self.bins)
 
     def compute(self) -> dict[str, Tensor]:
-        """Return the results as scalars."""
-        count, confidence, correct = self._ece_bins()
-        total = count.sum()
-        return {
-            "ece": (confidence - correct).abs().sum() / total,
-            "nll": self.nll_sum / total,
+        """Return the results as scalars, on the CPU."""
+        bins, moments, seen = self.bins.cpu(), self.moments.cpu(), self.seen.cpu()
+        total, confidence, correct, nll, _ = moments[0]
+        _, square, right, _, brier = moments[1]  # each weighted by the confidence
+        brier_top_label = (square - 2 * right + correct) / total
+        results = {
+            **calibration_errors(bins),
+            **ece_noise(bins),
+            "smooth_ece": smooth_ece(bins),
+            "mean_confidence": confidence / total,
+            "mean_confidence_on_errors": (confidence - right) / (total - correct),
+            "nll": nll / total,
+            "brier": (brier / total + 1).clamp(min=0),  # rounding leaves -1e-8 of a perfect model
+            "brier_top_label": brier_top_label,
+            **brier_decomposition(bins, brier_top_label),
             "count": total,
-            "nonfinite": self.nonfinite,
+            "nonfinite": seen - total.long(),
         }
+        if self.classwise:
+            results["ece_classwise"] = self.classwise_excess.cpu().abs().sum() / (self.num_classes * total)
+        return results
 
-    def _ece_bins(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.bins.view(ECE_BINS, FINE_PER_BIN, 3).sum(dim=1).unbind(dim=1)
+
+@lru_cache(maxsize=16)
+def _descending(num_classes: int, device: torch.device) -> Tensor:
+    return torch.arange(num_classes, 0, -1, dtype=torch.float32, device=device)

@@ -1,0 +1,61 @@
+"""The metric that every run reports."""
+
+import torch
+from torch import Tensor
+
+from ols.metrics.accuracy import accuracies
+from ols.metrics.calibration import CalibrationHistogram
+
+
+class ClassificationMetrics(CalibrationHistogram):
+    """Accuracy and calibration from one pass over the logits; the state does not grow with the number of samples.
+
+    Results: those of `CalibrationHistogram`, those of `accuracies`, and `top5`: the fraction of rows where
+    fewer than five other classes have a logit as high as the target's (all, for five classes or fewer). Ties count
+    against the target, so that a model which cannot tell classes apart gets no credit; `top1` is that of `argmax`.
+
+    A row with a non-finite logit is a prediction that was not made: it counts as an error in every accuracy, and has
+    no part in calibration.
+
+    Args:
+        num_classes: K.
+        kwargs: Other arguments of `CalibrationHistogram`.
+
+    Raises:
+        ValueError: `num_classes` is not positive.
+    """
+
+    confusion: Tensor  # [K, K + 1] int64: true class by predicted class, the last column for no prediction
+    ranks: Tensor  # [K + 1] int64: rows by how many logits reach the target's; 0 for no prediction
+
+    def __init__(self, num_classes: int, **kwargs):
+        super().__init__(num_classes, **kwargs)
+        confusion = torch.zeros(num_classes, num_classes + 1, dtype=torch.int64)
+        self.add_state("confusion", confusion, dist_reduce_fx="sum")
+        self.add_state("ranks", torch.zeros(num_classes + 1, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, target: Tensor) -> None:
+        """Add a batch.
+
+        Args:
+            logits: Logits `[B, K]`, never probabilities.
+            target: Class indices `[B]`.
+
+        Raises:
+            ValueError: The shapes are not `[B, K]` and `[B]`.
+        """
+        logits = logits.detach()
+        top, predicted = self._predict(logits, target)
+        self._add(logits, target, top, predicted)
+        target_logit = torch.add(logits.gather(1, target[:, None]), top, alpha=0)  # NaN where a row is not finite
+        reached = torch.ge(logits, target_logit, out=torch.empty_like(logits, dtype=torch.float32))
+        ones = torch.ones_like(predicted)
+        self.ranks.index_add_(0, reached.sum(dim=1).long(), ones)
+        cell = torch.add(predicted, target, alpha=self.num_classes + 1)
+        self.confusion.view(-1).index_add_(0, cell, ones)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return the results as scalars, on the CPU."""
+        confusion = self.confusion.cpu()
+        top5 = self.ranks[1:6].sum().cpu() / confusion.sum().double()
+        return {"top5": top5, **accuracies(confusion), **super().compute()}
