@@ -1,4 +1,4 @@
-"""What the metrics cost per batch, as ratios to one update of torchmetrics' macro accuracy, side by side in one process.
+"""What the metrics cost per batch, as ratios to an update of torchmetrics' macro accuracy, side by side in one process.
 
     python benchmarks/metric_cost.py --threads 1
 
@@ -11,6 +11,8 @@ import json
 import random
 import statistics
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -38,7 +40,7 @@ def build_variants(num_classes: int) -> dict[str, Metric]:
     }
 
 
-def seconds(call, device: str) -> float:
+def seconds(call: Callable, device: str) -> float:
     """Return the time of a call."""
     if device == "cuda":
         torch.cuda.synchronize()
@@ -59,7 +61,7 @@ def measure(batch: int, num_classes: int, rounds: int, device: str) -> dict[str,
     for number in range(rounds + warm_up):
         logits = inputs[number % INPUTS]
         for name in random.sample(list(variants), len(variants)):
-            elapsed = seconds(lambda metric=variants[name]: metric.update(logits, target), device)
+            elapsed = seconds(partial(variants[name].update, logits, target), device)
             if number >= warm_up:
                 taken[name].append(elapsed)
     reference = statistics.median(taken[REFERENCE])

@@ -15,9 +15,8 @@ class CalibrationHistogram(Metric):
     """Streaming calibration: per fine bin of the top-label confidence, the sums of count, confidence and correct.
 
     3,840 right-closed bins of equal width over (0, 1], float64: 90 KiB however many samples; states add, so one
-    reduction merges processes. The softmax is taken in float32, or in
-    float64 of float64 logits; sums over samples, and the NLL of logits far apart, in float64. Rows with a non-finite logit have no
-    probabilities: they are counted, and left out of everything else.
+    reduction merges processes. The softmax is taken in float32, of float64 logits in float64; sums over samples in
+    float64. Rows with a non-finite logit have no probabilities: they are counted, and left out of everything else.
 
     Results, NaN where they do not exist (before the first update, for one):
 

@@ -36,10 +36,10 @@ class TemperatureScaling:
         logits = _checked(logits, targets)
         target_logits = logits.gather(1, targets[:, None]).squeeze(1)
         # The NLL is convex in 1 / T: its slopes at both ends tell whether it has a minimum.
-        if (target_logits == logits.amax(dim=1)).all():
-            raise ValueError(f"every one of {len(logits)} targets has the highest logit: the NLL falls as T goes to 0")
         if (target_logits - logits.mean(dim=1)).sum() <= 0:
             raise ValueError("the logits tell nothing of the targets: the NLL falls as T goes to infinity")
+        if (target_logits == logits.amax(dim=1)).all():
+            raise ValueError(f"every one of {len(logits)} targets has the highest logit: the NLL falls as T goes to 0")
         log_scale = logits.std(dim=1).mean().log()  # so that logits of any unit start near T = 1
         log_t = torch.zeros((), dtype=torch.float64, requires_grad=True)
         scaled = logits / log_scale.exp()

@@ -11,7 +11,8 @@ def smooth_ece(bins: Tensor) -> Tensor:
 
     The signed gaps between confidence and being right are smoothed by a Gaussian kernel that is reflected at 0 and at
     1, and their absolute values integrated. The bandwidth (standard deviation) is the fixed point where it equals the
-    error that it gives, from ten halvings of [0, 1], at least 0.001: as in `relplot`.
+    error that it gives, from ten halvings of [0, 1], at least 0.001: as in `relplot`, which differs where confidences
+    are 1: its grid mirrors the end point onto itself and so gives them half of their weight.
 
     Args:
         bins: Histogram `[3840, 3]`: count, sum of confidences, number correct.

@@ -1,5 +1,6 @@
 """Two ranks evaluate a split of odd size; each asserts what one process finds. Run by `test_two_ranks.py`."""
 
+import math
 import sys
 
 import torch
@@ -29,7 +30,8 @@ def main(root):
     found, predicted = evaluate(model, loader), predict(model, loader, features=True)
     assert found.metrics.keys() == alone.metrics.keys()
     for name, value in alone.metrics.items():
-        assert abs(found.metrics[name] - value) < 1e-6, name
+        both_missing = math.isnan(value) and math.isnan(found.metrics[name])  # such as `mce` of so few samples
+        assert both_missing or abs(found.metrics[name] - value) < 1e-6, name
     assert found.metrics["count"] == 13
     torch.testing.assert_close(found.reliability, alone.reliability, equal_nan=True, atol=1e-6, rtol=0)
     assert torch.equal(predicted.indices, alone_predicted.indices)

@@ -1,0 +1,36 @@
+import numpy as np
+import pytest
+import torch
+
+from ols.figures import embedding, reliability_diagram, risk_coverage
+
+
+def test_a_reliability_diagram_shows_counts_and_intervals_of_filled_bins():
+    reliability = torch.full((15, 3), torch.nan, dtype=torch.float64)
+    reliability[:, 0] = 0
+    reliability[9], reliability[14] = torch.tensor([[7, 0.63, 0.5], [40, 0.98, 0.7]], dtype=torch.float64)
+    intervals = torch.full((15, 2), torch.nan, dtype=torch.float64)
+    intervals[9], intervals[14] = torch.tensor([[0.2, 0.8], [0.6, 0.8]], dtype=torch.float64)
+    upper, lower = reliability_diagram(reliability, title="test", intervals=intervals).axes
+    lines = [segment[:, 1].tolist() for segment in upper.collections[0].get_segments()]
+    assert lines == [pytest.approx([0.2, 0.8]), pytest.approx([0.6, 0.8])]
+    assert [text.get_text() for text in lower.texts if text.get_text()] == ["7", "40"]
+
+
+def test_risk_coverage_has_a_line_for_each_curve():
+    curves = {"a": (np.array([0.5, 1.0]), np.array([0.0, 0.2])), "b": (np.array([1.0]), np.array([0.2]))}
+    axes = risk_coverage(curves, title="test").axes[0]
+    assert [line.get_label() for line in axes.lines] == ["a", "b"]
+    assert axes.lines[0].get_ydata().tolist() == [0.0, 0.2]
+    assert risk_coverage({}, title="none").axes[0].get_legend() is None
+
+
+def test_an_embedding_has_the_points_of_every_label_and_names_those_that_occur():
+    coordinates, labels = np.arange(12.0).reshape(6, 2), np.array([0, 2, 0, 2, 2, 0])
+    figure = embedding(coordinates, labels, ["CT", "MR", "US"], title="test")
+    points = figure.axes[0].collections
+    assert [len(group.get_offsets()) for group in points] == [3, 3]
+    assert points[1].get_offsets().tolist() == coordinates[labels == 2].tolist()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["CT", "US"]
+    many = embedding(np.zeros((50, 2)), np.arange(50), [str(i) for i in range(50)], title="many")
+    assert not many.legends
