@@ -125,8 +125,8 @@ def calibration_by_group(groups: list[dict]) -> Figure:
     accuracy, low, high = (
         np.array([record[key] for record in ordered]) for key in ("accuracy", "accuracy_low", "accuracy_high")
     )
-    around = [accuracy - low, high - accuracy]
-    axes.errorbar(accuracy, places, xerr=around, fmt="o", color="#1c2430", markersize=5, label="accuracy")
+    axes.hlines(places, low, high, color="#1c2430")
+    axes.plot(accuracy, places, "o", color="#1c2430", markersize=5, label="accuracy")
     for name, color, marker in (("raw", "#3b6ea5", "s"), ("scaled", "#c9691b", "D")):
         confidence = [record[name]["mean_confidence"] or np.nan for record in ordered]
         axes.plot(
