@@ -30,6 +30,7 @@ def parse_options(argv: Sequence[str] | None = None) -> Namespace:
     parser.add_argument("--data.splits", type=str | None, help="folder with the split CSVs, by default that of the run")
     parser.add_argument("--data.workers", type=int | None, help="reading processes, by default one per core, at most 8")
     parser.add_argument("--batch_size", type=int, default=256, help="images per forward pass of each process")
+    parser.add_argument("--threads", type=int | None, help="torch's threads in each process, by default all its cores")
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto", help="cpu uses no accelerator")
     options = parser.parse_args(argv)
     options.splits = options.splits.split(",")
@@ -61,8 +62,9 @@ def main(options: Namespace) -> None:
 
     accelerator = build_accelerator(TrainConfig(device=options.device))
     cores = cores_per_process(accelerator.num_processes)
-    torch.set_num_threads(cores)
-    environment = environment_record(accelerator.device, accelerator.num_processes, cores)
+    threads = options.threads or cores
+    torch.set_num_threads(threads)
+    environment = environment_record(accelerator.device, accelerator.num_processes, threads)
 
     # All models and data are looked for first: what is missing is named before time is spent
     work = []

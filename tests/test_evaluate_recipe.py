@@ -26,7 +26,7 @@ NUM_TEST = 331  # odd, for two ranks
 
 
 def _evaluate(*arguments) -> None:
-    evaluate.main(evaluate.parse_options([*map(str, arguments), "--data.workers=0", "--device=cpu"]))
+    evaluate.main(evaluate.parse_options([*map(str, arguments), "--data.workers=0", "--device=cpu", "--threads=1"]))
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +44,7 @@ def run(tmp_path_factory) -> Path:
         "phantoms.image_size": 24,
         "train.epochs": 2,
         "train.global_batch_size": 33,
+        "train.threads": 1,
         "train.device": "cpu",
     }
     pretrain.main(parse_config(pretrain.QUICKSTART, [f"--{name}={value}" for name, value in arguments.items()]))
@@ -229,6 +230,7 @@ def test_an_export_alone_is_evaluated_on_the_data_that_are_named(run, tmp_path):
 def test_two_ranks_write_the_predictions_of_one(run, tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     arguments = [run, "--report=false", "--splits=test", f"--output={tmp_path}", "--data.workers=0", "--device=cpu"]
+    arguments.append("--threads=1")
     done = subprocess.run(
         [*torchrun, ROOT / "recipes" / "evaluate.py", *arguments],
         capture_output=True,
