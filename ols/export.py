@@ -68,8 +68,8 @@ def export_model(
     unfinished.rename(folder)
 
 
-def load_export(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """Load an export: the model in eval mode, and its JSON.
+def load_description(folder: Path) -> dict[str, Any]:
+    """Read the JSON of an export.
 
     Raises:
         FileNotFoundError: The folder holds no export.
@@ -81,6 +81,12 @@ def load_export(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     found = config.get("ols", {}).get("format")
     if found != FORMAT:
         raise ValueError(f"{folder} has export format {found}, expected {FORMAT}")
+    return config
+
+
+def load_export(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """Load an export: the model in eval mode, and its JSON; raises what `load_description` does."""
+    config = load_description(folder)
     with torch.random.fork_rng(devices=[]):  # building draws initial weights that are not kept
         model = timm.create_model(f"local-dir:{folder}", pretrained=True)
     return model.eval(), config

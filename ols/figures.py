@@ -109,3 +109,34 @@ def soft_label_heatmap(soft_labels: Tensor, classes: list[str], groups: list[str
     bar = figure.colorbar(image, label="soft label", ticks=range(-6, 1))
     bar.ax.set_yticklabels([f"$10^{{{power}}}$" if power else "1" for power in range(-6, 1)])
     return figure
+
+
+def calibration_by_group(groups: list[dict]) -> Figure:
+    """Draw accuracy with its interval, and mean confidence before and after scaling, a line for each group.
+
+    Args:
+        groups: Records with `group`, `images`, `accuracy`, `accuracy_low`, `accuracy_high`, and `mean_confidence` under
+            `raw` and `scaled`; drawn in order of accuracy.
+    """
+    ordered = sorted(groups, key=lambda record: record["accuracy"])
+    places = np.arange(len(ordered))
+    figure = Figure(figsize=(8, 0.9 + 0.28 * len(ordered)), layout="constrained")
+    axes = figure.subplots()
+    accuracy, low, high = (
+        np.array([record[key] for record in ordered]) for key in ("accuracy", "accuracy_low", "accuracy_high")
+    )
+    axes.hlines(places, low, high, color="#1c2430")
+    axes.plot(accuracy, places, "o", color="#1c2430", markersize=5, label="accuracy")
+    for name, color, marker in (("raw", "#3b6ea5", "s"), ("scaled", "#c9691b", "D")):
+        confidence = [record[name]["mean_confidence"] or np.nan for record in ordered]
+        axes.plot(
+            confidence, places, marker, color=color, markersize=5, markerfacecolor="none", label=f"confidence, {name}"
+        )
+    axes.set_yticks(places, [f"{record['group']}  ({record['images']:,})" for record in ordered], fontsize=9)
+    axes.set_ylim(-0.6, len(ordered) - 0.4)
+    axes.grid(axis="y", color="0.93")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    figure.legend(loc="outside upper right", ncols=3, frameon=False, fontsize=9)
+    return figure

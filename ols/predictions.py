@@ -1,14 +1,16 @@
 """A model's outputs on a split, on disk: every figure can be recomputed and compared per image without the model."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 FORMAT = 1
+NAMES = ("sample_ids", "classes", "groups", "conditions")  # what is no tensor
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Predictions:
         classes: Label of each class, `[K]`.
         groups: Modality and anatomy of each class, `[K]`.
         features: Penultimate features `[N, D]`, where they were asked for.
+        conditions: How they came about: versions, device, date, commit, and the like.
     """
 
     logits: Tensor
@@ -32,6 +35,7 @@ class Predictions:
     classes: list[str]
     groups: list[str]
     features: Tensor | None = None
+    conditions: dict[str, Any] = field(default_factory=dict)
 
 
 def save_predictions(path: Path, predictions: Predictions) -> None:
@@ -39,7 +43,7 @@ def save_predictions(path: Path, predictions: Predictions) -> None:
     tensors = {"logits": predictions.logits, "targets": predictions.targets, "indices": predictions.indices}
     if predictions.features is not None:
         tensors["features"] = predictions.features
-    names = {name: json.dumps(getattr(predictions, name)) for name in ("sample_ids", "classes", "groups")}
+    names = {name: json.dumps(getattr(predictions, name)) for name in NAMES}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
@@ -61,5 +65,27 @@ def load_predictions(path: Path) -> Predictions:
         if metadata.get("format") != str(FORMAT):
             raise ValueError(f"{path} has predictions format {metadata.get('format')}, expected {FORMAT}")
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- not a dict
-    names = {name: json.loads(metadata[name]) for name in ("sample_ids", "classes", "groups")}
+    names = {name: json.loads(metadata[name]) for name in NAMES if name in metadata}
     return Predictions(**tensors, **names)
+
+
+def are_current(path: Path, *, weights: str, targets: list[int], sample_ids: list[str], classes: list[str]) -> bool:
+    """Return whether a file holds predictions, with features, of these weights and of these images.
+
+    Args:
+        path: Of the file.
+        weights: Checksum of the weights, as in the predictions' conditions.
+        targets: Class index of each image of the data set `[N]`.
+        sample_ids: Name of each `[N]`.
+        classes: Label of each class `[K]`.
+    """
+    if not path.exists():
+        return False
+    found = load_predictions(path)
+    return (
+        found.features is not None
+        and found.conditions.get("weights") == weights
+        and found.classes == classes
+        and found.sample_ids == sample_ids
+        and found.targets.tolist() == targets
+    )

@@ -23,7 +23,7 @@ def main(config: Config) -> None:
     from ols.losses import build_loss
     from ols.models import build_model
     from ols.optim import build_optimizer, build_schedule
-    from ols.report import describe_cost, describe_data, result_table
+    from ols.report.console import describe_cost, describe_data, result_table
     from ols.reproducibility import cores_per_process, environment_record, seed_everything
     from ols.runs import prepare_run_dir
     from ols.tracking import Tracker

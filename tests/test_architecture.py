@@ -31,7 +31,12 @@ MAY_IMPORT = {
     "ols.comparison_report": {"ols.comparison", "ols.metrics.resampling"},
     "ols.evaluation": {"ols.data.loading", "ols.metrics", "ols.predictions"},
     "ols.export": {"ols.data.transforms"},
-    "ols.report": {"ols.data", "ols.evaluation"},
+    "ols.trained": {"ols.checkpoint", "ols.data.transforms", "ols.export", "ols.models"},
+    "ols.report": set(),
+    "ols.report.console": {"ols.data", "ols.evaluation"},
+    "ols.report.findings": {"ols.metrics", "ols.predictions", "ols.trained"},
+    "ols.report.tables": {"ols.report.findings"},
+    "ols.report.page": {"ols.figures", "ols.metrics", "ols.predictions", "ols.report"},
     "ols.trainer": {
         "ols.checkpoint",
         "ols.config",

@@ -4,7 +4,7 @@ from torch import nn
 
 from ols.data import Preprocessing, build_loaders
 from ols.evaluation import Evaluation
-from ols.report import describe_cost, describe_data, result_table
+from ols.report.console import describe_cost, describe_data, result_table
 
 
 @pytest.fixture

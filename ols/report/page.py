@@ -1,0 +1,172 @@
+"""A report as one HTML page that needs nothing else, and as Markdown."""
+
+import base64
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from ols.figures import calibration_by_group, embedding, reliability_diagram, soft_label_heatmap
+from ols.figures import risk_coverage as draw_risk_coverage
+from ols.metrics.embeddings import tsne_coordinates
+from ols.metrics.selective import is_correct, maximum_probability, normalized_maximum_logit, risk_coverage
+from ols.predictions import Predictions
+from ols.report.findings import Findings
+from ols.report.tables import (
+    EMBEDDINGS,
+    HEADLINE,
+    SELECTIVE,
+    ece_sentence,
+    facts,
+    group_rows,
+    number,
+    percent,
+    sentences,
+    table_row,
+    worst_by_accuracy,
+    worst_by_calibration,
+)
+
+TSNE_MIN_COUNT = 4
+COLOURED_CLASSES = 20  # with more, the features are coloured by group
+THUMBNAIL_SIZE = 176  # pixels
+
+
+def write_report(
+    folder: Path,
+    report: Findings,
+    predictions: dict[str, Predictions],
+    *,
+    soft_labels: Tensor | None,
+    read: Callable[[int], Image.Image],
+) -> None:
+    """Write `report.json`, `report.md` and `report.html`.
+
+    Args:
+        folder: Where to.
+        report: What `build_report` made of the predictions.
+        predictions: Of each split, with features, for the figures.
+        soft_labels: What the loss had learned `[K, K]`, if it learns soft labels.
+        read: Returns an image of the split that is reported in full, by its index.
+    """
+    (folder / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False))
+    (folder / "report.md").write_text(render_markdown(report))
+    shown = report["shown"]
+    pictures = [read(error["index"]) for error in report["splits"][shown]["errors"]]
+    figures = draw_figures(report, predictions[shown], soft_labels)
+    (folder / "report.html").write_text(render_page(report, figures, pictures))
+
+
+def render_markdown(report: Findings) -> str:
+    """Return facts and headline table as Markdown."""
+    return _environment().get_template("report.md.j2").render(**_context(report))
+
+
+def render_page(report: Findings, figures: dict[str, Figure], pictures: list[Image.Image]) -> str:
+    """Return the page.
+
+    Args:
+        report: What `build_report` returns.
+        figures: What `draw_figures` returns.
+        pictures: Of the report's `errors`, in their order.
+    """
+    shown = report["splits"][report["shown"]]
+    scores = [shown["raw"], shown["scaled"], shown["normalized_logit"]]
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            **_context(report),
+            shown=shown,
+            group_rows=group_rows(shown),
+            occurring=[record for record in shown["classes"] if record["images"]],
+            predicted=[record for record in shown["classes"] if record["predicted"]["images"]],
+            worst_accuracy=worst_by_accuracy(shown["classes"]),
+            worst_calibration=worst_by_calibration(shown["classes"]),
+            selective_rows=[table_row(scores, *row) for row in SELECTIVE],
+            embedding_rows=[table_row([shown["embeddings"]], *row) for row in EMBEDDINGS],
+            figures={name: _figure_uri(figure) for name, figure in figures.items()},
+            pictures=[_picture_uri(picture) for picture in pictures],
+            conditions=json.dumps(report["conditions"], indent=1),
+        )
+    )
+
+
+def draw_figures(report: Findings, predictions: Predictions, soft_labels: Tensor | None) -> dict[str, Figure]:
+    """Draw the figures of the split that is shown."""
+    shown = report["splits"][report["shown"]]
+    logits, targets, temperature = predictions.logits, predictions.targets, report["temperature"]["value"]
+    correct = is_correct(logits, targets)
+    figures = {}
+    for name, title in (("raw", "raw"), ("scaled", "temperature-scaled")):
+        table = torch.tensor(np.array([list(row.values()) for row in shown[name]["reliability"]], float))  # None: NaN
+        diagram = reliability_diagram(table[:, :3], title=title, intervals=table[:, 3:])
+        figures[f"reliability_{name}"] = diagram
+    scores = {
+        "maximum probability, raw": maximum_probability(logits),
+        "maximum probability, scaled": maximum_probability(logits / temperature),
+        "normalised maximum logit": normalized_maximum_logit(logits),
+    }
+    curves = {name: risk_coverage(score, correct) for name, score in scores.items()}
+    pairs = {name: (curve.coverage, curve.risk) for name, curve in curves.items()}
+    figures["risk_coverage"] = draw_risk_coverage(pairs, title="")
+    figures["groups"] = calibration_by_group(shown["groups"])
+    usable = predictions.features.isfinite().all(dim=1)
+    if usable.sum() >= TSNE_MIN_COUNT:
+        drawn, coordinates = tsne_coordinates(predictions.features[usable])
+        named = predictions.classes if len(predictions.classes) <= COLOURED_CLASSES else predictions.groups
+        names = sorted(set(named))
+        label_of_class = np.array([names.index(name) for name in named])
+        labels = label_of_class[targets[usable][drawn].numpy()]
+        figures["embedding"] = embedding(coordinates, labels, names, title="")
+    if soft_labels is not None:
+        figures["soft_labels"] = soft_label_heatmap(soft_labels, predictions.classes, predictions.groups, title="")
+    return figures
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("ols.report", ""),
+        autoescape=select_autoescape(["html.j2"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "number": number, "count": "{:,}".format}
+    environment.globals["ece_sentence"] = ece_sentence
+    return environment
+
+
+def _context(report: Findings) -> dict[str, Any]:
+    """Return what both templates show, as text."""
+    columns = [found[name] for found in report["splits"].values() for name in ("raw", "scaled")]
+    return {
+        "report": report,
+        "facts": facts(report),
+        "sentences": sentences(report),
+        "headline": {section: [table_row(columns, *row) for row in rows] for section, rows in HEADLINE.items()},
+    }
+
+
+def _picture_uri(image: Image.Image) -> str:
+    image.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=90)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _figure_uri(figure: Figure) -> str:
+    file = io.BytesIO()
+    # A fixed salt and no date: the same findings give the same page.
+    with rc_context({"svg.hashsalt": "ols"}):
+        figure.savefig(file, format="svg", dpi=160, metadata={"Date": None})
+    return f"data:image/svg+xml;base64,{base64.b64encode(file.getvalue()).decode()}"

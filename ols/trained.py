@@ -1,0 +1,146 @@
+"""A trained model as it lies on disk: the export of a run, one of its checkpoints, or an export alone."""
+
+import hashlib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import Tensor, nn
+
+from ols.checkpoint import list_checkpoints, load_state, load_tensors
+from ols.data.transforms import Preprocessing
+from ols.export import load_description, load_export
+from ols.models import build_model
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model, before it is loaded.
+
+    Args:
+        name: Name of the run, or of the folder of an export alone.
+        weights: File with its weights.
+        output: Folder for what is measured of it.
+        architecture: timm's name of it.
+        preprocessing: What it expects to be done to an image.
+        classes: Label of each class, as an export knows it; a checkpoint does not.
+        epoch: Epochs it was trained for, where its run knows.
+        soft_labels: What its loss had learned by then `[K, K]`, for a loss that learns soft labels.
+        config: Configuration of its run; empty for an export alone.
+    """
+
+    name: str
+    weights: Path
+    output: Path
+    architecture: str
+    preprocessing: Preprocessing
+    classes: list[str] | None
+    epoch: int | None
+    soft_labels: Tensor | None
+    config: dict[str, Any]
+
+    def checksum(self) -> str:
+        """Return a checksum of the weights, BLAKE2b in hexadecimal."""
+        with self.weights.open("rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+    def load(self, classes: list[str]) -> nn.Module:
+        """Load the model, in eval mode on the CPU.
+
+        Args:
+            classes: Label of each class of the data it is to be measured on.
+
+        Raises:
+            ValueError: The model was trained on other classes; of a checkpoint only their number is known.
+        """
+        folder = self.weights.parent
+        if self.classes is None:
+            model = build_model(self.architecture, len(classes), self.preprocessing.in_chans)
+            tensors = load_tensors(folder, self.weights.stem)
+            classifier = next(name for name, module in model.named_modules() if module is model.get_classifier())
+            found = len(tensors[f"{classifier}.weight"])
+            if found != len(classes):
+                raise ValueError(f"{folder} was trained on {found} classes, the data set has {len(classes)}")
+            model.load_state_dict(tensors)
+            return model.eval()
+        if len(self.classes) != len(classes):
+            raise ValueError(f"{folder} was trained on {len(self.classes)} classes, the data set has {len(classes)}")
+        for ours, theirs in zip(self.classes, classes, strict=True):
+            if ours != theirs:
+                raise ValueError(f"{folder} was trained on a class {ours!r} where the data set has {theirs!r}")
+        return load_export(folder)[0]
+
+
+def find_trained(folder: Path, checkpoint: str = "export") -> Trained:
+    """Find a trained model.
+
+    Args:
+        folder: Of a run, or of an export alone.
+        checkpoint: `export`: the exported weights, which are those of the best epoch; `best`: the checkpoint of the
+            best epoch so far, for a run that has not ended; or the name of a checkpoint's folder. Of a checkpoint, the
+            moving average of the weights is taken where there is one, as for the export.
+
+    Raises:
+        FileNotFoundError: The folder holds no run and no export, or the run has no such checkpoint.
+        ValueError: A checkpoint is asked of an export alone.
+    """
+    if (folder / "config.json").is_file():
+        if checkpoint != "export":
+            raise ValueError(f"{folder} is an export alone, it has no checkpoint {checkpoint!r}")
+        return _exported(folder, name=folder.resolve().name, output=folder / "evaluation")
+    if not (folder / "config.yaml").is_file():
+        raise FileNotFoundError(f"no run and no export in {folder}: it has neither config.yaml nor config.json")
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    name = folder.resolve().name
+    best = _best_checkpoint(folder / "checkpoints")
+    if checkpoint == "export":
+        if not (folder / "export" / "config.json").is_file():
+            raise FileNotFoundError(
+                f"{folder} has no export: the run has not ended; "
+                "--checkpoint best evaluates the best epoch that it has reached"
+            )
+        return _exported(folder / "export", name=name, output=folder / "evaluation", config=config, learned=best)
+    place = best if checkpoint == "best" else folder / "checkpoints" / checkpoint
+    if place is None or not (place / "state.json").is_file():
+        known = ", ".join(path.name for path in list_checkpoints(folder / "checkpoints")) or "none"
+        raise FileNotFoundError(f"{folder} has no checkpoint {checkpoint!r}; it has: {known}")
+    data = config["data"]
+    return Trained(
+        name=name,
+        weights=place / ("ema.safetensors" if (place / "ema.safetensors").is_file() else "model.safetensors"),
+        output=folder / "evaluation" / place.name,
+        architecture=config["model"]["name"],
+        preprocessing=Preprocessing(**{key.name: data[key.name] for key in fields(Preprocessing) if key.name in data}),
+        classes=None,
+        epoch=load_state(place)["epoch"],
+        soft_labels=load_tensors(place, "loss").get("soft_labels"),
+        config=config,
+    )
+
+
+def _exported(
+    export: Path, *, name: str, output: Path, config: dict[str, Any] | None = None, learned: Path | None = None
+) -> Trained:
+    """Describe an export; `learned` is the checkpoint that it was made of."""
+    description = load_description(export)
+    return Trained(
+        name=name,
+        weights=export / "model.safetensors",
+        output=output,
+        architecture=description["architecture"],
+        preprocessing=Preprocessing(**description["ols"]["preprocessing"]),
+        classes=description["pretrained_cfg"]["label_names"],
+        epoch=load_state(learned)["epoch"] if learned else None,
+        soft_labels=load_tensors(learned, "loss").get("soft_labels") if learned else None,
+        config=config or {},
+    )
+
+
+def _best_checkpoint(folder: Path) -> Path | None:
+    """Return the checkpoint of the epoch that the newest one names as the best, if it is there."""
+    found = list_checkpoints(folder)
+    if not found:
+        return None
+    best = folder / f"epoch-{load_state(found[-1])['best']['epoch']:04d}"
+    return best if best in found else None

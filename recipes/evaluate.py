@@ -1,0 +1,131 @@
+"""Say what trained models are worth: `python recipes/evaluate.py runs/<run> [...]`, or under a launcher.
+
+Writes logits, labels, ids and features of each split, and a report (JSON, Markdown, and one HTML page) of them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+SPLITS = ("train", "val", "test")
+
+
+def parse_options(argv: Sequence[str] | None = None) -> Namespace:
+    """Read the command line; a wrong option ends the process with a message that names it."""
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", help="folders of runs, or of exports alone")
+    parser.add_argument("--splits", default="val,test", help="what is reported; the last one in full")
+    parser.add_argument(
+        "--checkpoint",
+        default="export",
+        help="export: the exported weights, those of the best epoch; best: the best epoch of a run that has not ended; "
+        "or the name of a folder in checkpoints/",
+    )
+    parser.add_argument("--report", type=bool, default=True, help="false: predictions only")
+    parser.add_argument("--output", type=str | None, help="folder to write to, by default RUN/evaluation")
+    parser.add_argument("--force", action="store_true", help="predict even where predictions are up to date")
+    parser.add_argument("--data.root", type=str | None, help="data set, by default that of the run")
+    parser.add_argument("--data.splits", type=str | None, help="folder with the split CSVs, by default that of the run")
+    parser.add_argument("--data.workers", type=int | None, help="reading processes, by default one per core, at most 8")
+    parser.add_argument("--batch_size", type=int, default=256, help="images per forward pass of each process")
+    parser.add_argument("--threads", type=int | None, help="torch's threads in each process, by default all its cores")
+    parser.add_argument("--device", choices=("auto", "cpu"), default="auto", help="cpu uses no accelerator")
+    options = parser.parse_args(argv)
+    options.splits = options.splits.split(",")
+    for split in options.splits:
+        if split not in SPLITS:
+            parser.error(f"unknown split {split!r} in --splits; known: {', '.join(SPLITS)}")
+    names = [Path(run).resolve().name for run in options.runs]
+    if options.output and len(set(names)) < len(names):
+        parser.error(f"--output needs runs of different names, got {', '.join(names)}")
+    return options
+
+
+def main(options: Namespace) -> None:
+    """Evaluate each run."""
+    # Imported here because it takes seconds, and only once for all runs.
+    import numpy as np
+    import torch
+    from accelerate.utils import broadcast_object_list
+
+    from ols.config import TrainConfig
+    from ols.data import EvalBatches, EvalTransform, Loader, open_sources
+    from ols.evaluation import predict
+    from ols.predictions import are_current, load_predictions, save_predictions
+    from ols.report.findings import build_report
+    from ols.report.page import write_report
+    from ols.reproducibility import cores_per_process, environment_record
+    from ols.trained import find_trained
+    from ols.trainer import build_accelerator
+
+    accelerator = build_accelerator(TrainConfig(device=options.device))
+    cores = cores_per_process(accelerator.num_processes)
+    threads = options.threads or cores
+    torch.set_num_threads(threads)
+    environment = environment_record(accelerator.device, accelerator.num_processes, threads)
+
+    # All models and data are looked for first: what is missing is named before time is spent
+    work = []
+    for run in map(Path, options.runs):
+        trained = find_trained(run, options.checkpoint)
+        data = trained.config.get("data", {})
+        root = options.data.root or data.get("root")
+        if root is None:
+            raise ValueError(f"{run} is an export alone: name its data set with --data.root")
+        folder = trained.output
+        if options.output:
+            folder = Path(options.output, *([trained.name] if len(options.runs) > 1 else []))
+        # The temperature is fitted on validation data, whatever is reported.
+        found, description = open_sources(
+            root, splits=options.data.splits or data.get("splits"), in_chans=trained.preprocessing.in_chans
+        )
+        accelerator.print(f"{run}: {description}")
+        sources = {split: found[split] for split in dict.fromkeys(["val", *options.splits])}
+        work.append((trained, folder, root, sources, trained.load(sources["val"].classes)))
+
+    # Predict
+    for trained, folder, root, sources, model in work:
+        weights = trained.checksum()
+        model.to(accelerator.device)
+        for split, source in sources.items():
+            path = folder / f"{split}.safetensors"
+            targets, ids = source.targets.tolist(), [source.sample_id(index) for index in range(len(source))]
+            same = {"weights": weights, "targets": targets, "sample_ids": ids, "classes": source.classes}
+            if broadcast_object_list([not options.force and are_current(path, **same)])[0]:
+                accelerator.print(f"{path}: of these weights and images, kept (--force predicts anew)")
+                continue
+            batches = EvalBatches(
+                np.arange(len(source)),
+                batch_size=options.batch_size,
+                rank=accelerator.process_index,
+                world_size=accelerator.num_processes,
+            )
+            loader = Loader(
+                source,
+                EvalTransform(trained.preprocessing),
+                batches,
+                workers=min(8, cores) if options.data.workers is None else options.data.workers,
+                device=accelerator.device,
+            )
+            predictions = predict(model, loader, features=True, autocast=accelerator.autocast)
+            if accelerator.is_main_process:
+                conditions = {**environment, "data": str(root), "split": split, "weights": weights}
+                save_predictions(path, replace(predictions, conditions=conditions))
+            accelerator.print(f"{path}: {len(predictions.targets):,} images")
+
+    # Report, from what was saved
+    if accelerator.is_main_process and options.report:
+        for trained, folder, _, sources, _ in work:
+            predictions = {split: load_predictions(folder / f"{split}.safetensors") for split in sources}
+            report = build_report(trained, predictions, splits=options.splits, conditions=environment)
+            write_report(
+                folder, report, predictions, soft_labels=trained.soft_labels, read=sources[options.splits[-1]].read
+            )
+            print(f"{folder / 'report.html'}")
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main(parse_options())
