@@ -77,6 +77,7 @@ def test_another_loss_drops_the_files_loss_options_and_says_which(tmp_path, caps
         (("--train.precision", "bf17"), "train.precision"),
         (("--train.epochs", "0"), "train.epochs must be at least 1, got 0"),
         (("--train.ema_decay", "1.5"), "train.ema_decay must lie in (0, 1), got 1.5"),
+        (("--data.sampling", "class_balanced", "--data.class_weights", "inverse"), "both make up for imbalance"),
         (("--config", "nowhere.yaml"), "no such file: nowhere.yaml"),
     ],
 )

@@ -109,9 +109,9 @@ class MedMNIST:
 
     def _array(self, name: str) -> np.ndarray:
         try:
-            with np.load(self.path) as file:
-                if name in file:
-                    return file[name]
+            with open(self.path, "rb") as file, np.load(file) as arrays:
+                if name in arrays:
+                    return arrays[name]
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"cannot read {self.path}: {error}") from error
         raise ValueError(f"{self.path} has no array {name}")

@@ -119,9 +119,7 @@ class Pack:
         views = []
         for shard, start, length, (height, width) in zip(*(place.tolist() for place in places), strict=True):
             mapped, pixels = self._shard(shard)
-            if (
-                WILLNEED is not None
-            ):  # else images that are not in memory come one after the other, at a fifth of the rate
+            if WILLNEED is not None:  # else what is not in memory comes image by image, several times slower
                 page = (HEADER_BYTES + start) // mmap.PAGESIZE * mmap.PAGESIZE
                 mapped.madvise(WILLNEED, page, HEADER_BYTES + start + length - page)
             views.append(pixels[start : start + length].reshape(self.in_chans, height, width))
@@ -220,9 +218,14 @@ def npy_header(shape: tuple[int, ...]) -> bytes:
     return b"\x93NUMPY\x01\x00" + (HEADER_BYTES - 10).to_bytes(2, "little") + f"{fields:<117}\n".encode()
 
 
+def unfinished_path(path: Path) -> Path:
+    """Return the name under which this process writes a file until it is complete."""
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file that is complete or absent, even if the machine stops."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    unfinished = unfinished_path(path)
     with open(unfinished, "wb") as file:
         file.write(content)
         file.flush()

@@ -20,6 +20,7 @@ from ols.data.packed import (
     dump_manifest,
     load_manifest,
     npy_header,
+    unfinished_path,
     verify_pack,
     write_atomically,
 )
@@ -28,6 +29,7 @@ from ols.data.source import ImageSource
 from ols.data.transforms import Aspect, fit, to_array
 
 PLAN = "plan.json"  # of an unfinished pack
+UNFINISHED = ".*.partial"  # see `unfinished_path`
 SAMPLED = 256  # images that the size of a pack is estimated from
 
 
@@ -96,13 +98,13 @@ def write_pack(
         (output / MANIFEST).rename(output / PLAN)
     if (output / PLAN).exists():
         _check_plan(output, plan, json.loads((output / PLAN).read_text()))
-    elif output.exists() and any(output.iterdir()):
+    elif output.exists() and not set(output.iterdir()) <= set(output.glob(UNFINISHED)):
         raise ValueError(f"{output} is not empty, and holds no pack: choose another folder")
     missing = sum(len(writer.numbers(shard)) for shard in writer.missing())
     _check_room(output, round(missing * image_bytes) + 2 * len(json.dumps(columns)))
 
     output.mkdir(parents=True, exist_ok=True)
-    for leftover in output.glob(".*.partial"):
+    for leftover in output.glob(UNFINISHED):
         leftover.unlink()
     write_atomically(output / PLAN, json.dumps(plan).encode())
     _write_missing(writer, workers)
@@ -196,7 +198,7 @@ class ShardWriter:
 
     def _write(self, shard: int) -> None:
         path = self.path(shard)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        unfinished = unfinished_path(path)
         checksum, shapes, skipped = 0, [], []
         try:
             with open(unfinished, "wb") as file:
@@ -245,10 +247,10 @@ def _write_missing(writer: ShardWriter, workers: int) -> None:
 def _sample(writer: ShardWriter) -> tuple[int, float]:
     """Return the channels and the mean bytes of a pack's images, from a sample that is spread over them."""
     numbers = np.unique(np.linspace(0, writer.total - 1, SAMPLED).round().astype(int))
-    images = [image for number in numbers.tolist() if (image := writer.read(number)) is not None]
-    if not images:
+    shapes = [image.shape for number in numbers.tolist() if (image := writer.read(number)) is not None]
+    if not shapes:
         raise ValueError(f"none of {len(numbers)} images could be read")
-    return images[0].shape[0], float(np.mean([image.nbytes for image in images]))
+    return shapes[0][0], float(np.prod(shapes, axis=1).mean())
 
 
 def _check_plan(output: Path, plan: dict[str, Any], found: dict[str, Any]) -> None:

@@ -114,6 +114,49 @@ def test_an_unreadable_image_names_itself_through_the_loader(tree):
         list(_loaders(tree).val)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_unreadable_training_images_are_skipped_and_listed_if_so_asked(tree, workers):
+    tree.write_csvs()
+    for index in (2, 17):
+        (tree.root / tree.rows["train"][index][0]).write_bytes(b"oops")
+    (tree.root / tree.rows["val"][4][0]).write_bytes(b"oops")
+    loaders = _loaders(tree, unreadable="skip", workers=workers)
+    whole = [len(batch) for batch in loaders.train.batches]
+    batches = list(loaders.train)
+    assert loaders.train.skipped == {2, 17}
+    assert [batch.keys() for batch in batches] == [{"image", "target", "index"}] * 6
+    assert sum(whole) - sum(len(batch["target"]) for batch in batches) == 2
+    assert all(len(batch["image"]) == len(batch["target"]) == len(batch["index"]) for batch in batches)
+    indices, targets = (torch.cat([batch[name] for batch in batches]) for name in ("index", "target"))
+    assert sorted(indices.tolist()) == [index for index in range(24) if index not in (2, 17)]
+    assert targets.tolist() == loaders.train.source.targets[indices].tolist()
+    with pytest.raises(ValueError, match=r"RadiologyAI_val\.csv, line 6"):
+        list(loaders.val)
+    with pytest.raises(ValueError, match=r"RadiologyAI_train\.csv, line (4|19)"):
+        list(_loaders(tree, workers=workers).train)
+
+
+def test_a_batch_of_unreadable_images_stops(tree):
+    tree.write_csvs()
+    for name, _ in tree.rows["train"]:
+        (tree.root / name).write_bytes(b"oops")
+    with pytest.raises(ValueError, match="none of the 4 images of a batch can be read: the first is radiology_ai/"):
+        list(_loaders(tree, unreadable="skip").train)
+
+
+def test_class_balanced_loaders_repeat_small_classes_with_other_crops(tree):
+    for number in range(20):
+        tree.add("train", f"radiology_ai/US/gb/more{number}.png", "us-a")
+    loader = _loaders(tree, sampling="class_balanced", global_batch_size=44).train
+    (batch,) = loader
+    assert batch["target"].bincount().tolist() == [11, 11, 11, 11]
+    index = batch["index"][batch["target"] == 0].mode().values
+    repeated = batch["image"][batch["index"] == index]
+    assert len(repeated) == 2
+    assert not torch.equal(repeated[0], repeated[1])
+    assert class_counts(loader).tolist() == [6, 6, 6, 26]
+
+
 def test_a_dry_run_limits_and_overfitting_repeats(tree):
     loaders = _loaders(tree, limit_batches=2)
     assert [loader.num_samples for loader in (loaders.train, loaders.val, loaders.test)] == [8, 8, 8]

@@ -84,3 +84,59 @@ def test_evaluation_reads_every_sample_exactly_once(size, world_size):
     assert [len(sampler) for sampler in ranks] == [len(rank) for rank in batches]
     assert all(len(batch) <= 4 for rank in batches for batch in rank)
     assert sorted(index for rank in batches for batch in rank for _, index in batch) == list(range(size))
+
+
+def _balanced(targets, pool=None, **options):
+    pool = np.arange(len(targets)) if pool is None else pool
+    return TrainBatches(pool, balanced=targets[pool], seed=5, **options)
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_balanced_epochs_have_each_class_equally_often_and_each_sample_of_a_class_too(epoch):
+    targets = np.repeat([0, 1, 2, 5], [3, 40, 157, 1])  # classes 3 and 4 are absent
+    sampler = _balanced(targets, global_batch_size=201)
+    sampler.epoch = epoch
+    (keys,) = sampler
+    indices = np.array([index for _, index in keys])
+    counts = np.bincount(targets[indices], minlength=6)
+    assert sorted(counts[[0, 1, 2, 5]]) == [50, 50, 50, 51]
+    for k in (0, 1, 2, 5):
+        drawn = np.bincount(indices[targets[indices] == k], minlength=201)[targets == k]
+        assert drawn.max() - drawn.min() <= 1
+        assert drawn.sum() == counts[k]
+    assert len(set(keys)) == 201  # repetitions have keys of their own ...
+    assert {key % 2**32 for key, _ in keys} == {epoch}
+    assert max(key >> 32 for key, _ in keys) == counts[5] - 1  # ... counted from 0, for the class of one sample
+
+
+def test_balanced_epochs_draw_another_part_of_a_large_class_and_mix_the_classes():
+    targets = np.repeat([0, 1], [900, 100])
+    sampler = _balanced(targets, global_batch_size=100)
+    parts, shares = [], []
+    for epoch in range(20):
+        sampler.epoch = epoch
+        batches = [[index for _, index in batch] for batch in sampler]
+        shares += [np.mean(targets[batch]) for batch in batches]
+        parts.append({index for batch in batches for index in batch if targets[index] == 0})
+    assert {len(part) for part in parts} == {500}
+    assert len(set.union(*parts)) == 900
+    assert np.mean(shares) == 0.5
+    # half of 100 drawn without replacement from 1000: standard deviation 0.0475
+    assert stats.chisquare(np.histogram(shares, bins=[0, 0.468, 0.5, 0.532, 1])[0]).pvalue > 1e-9
+    assert 0.04 < np.std(shares) < 0.055
+
+
+def test_balanced_global_batches_are_the_same_on_any_number_of_processes():
+    targets, pool = np.random.default_rng(1).integers(0, 5, 200), np.arange(30, 150)
+
+    def global_batches(world_size, accumulation_steps):
+        share = {"global_batch_size": 24, "accumulation_steps": accumulation_steps, "world_size": world_size}
+        ranks = [list(_balanced(targets, pool, rank=rank, **share)) for rank in range(world_size)]
+        keys = list(chain.from_iterable(chain.from_iterable(zip(*ranks, strict=True))))
+        return [keys[start : start + 24] for start in range(0, len(keys), 24)]
+
+    reference = global_batches(1, 1)
+    assert len(reference) == 5
+    assert {index for batch in reference for _, index in batch} <= set(pool.tolist())
+    for world_size, accumulation_steps in [(2, 1), (1, 3), (4, 2), (8, 3)]:
+        assert global_batches(world_size, accumulation_steps) == reference
