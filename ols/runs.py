@@ -9,7 +9,16 @@ import yaml
 from ols.checkpoint import list_checkpoints
 
 # What may change while a run continues, because its results do not depend on it.
-FREE_KEYS = {"resume", "data.workers", "data.root", "data.splits", "train.keep_last"}
+FREE_KEYS = {
+    "resume",
+    "data.workers",
+    "data.root",  # checkpoints know by a checksum whether it is the same data set
+    "data.splits",
+    "train.keep_last",
+    "train.checkpoint_every_minutes",
+    "train.checkpoint_every_steps",
+    "train.max_nonfinite_steps",
+}
 
 
 def prepare_run_dir(run_dir: Path, config: dict[str, Any], resume: str) -> None:

@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "ols.config": {"ols.losses", "ols.data.phantom"},  # constructors are the schema of what they construct
     "ols.checkpoint": set(),
     "ols.figures": set(),
+    "ols.interruption": set(),
     "ols.reproducibility": set(),
     "ols.tracking": {"ols.figures"},
     "ols.runs": {"ols.checkpoint"},
@@ -29,14 +30,17 @@ MAY_IMPORT = {
     "ols.evaluation": {"ols.data.loading", "ols.metrics", "ols.predictions"},
     "ols.export": {"ols.data.transforms"},
     "ols.report": {"ols.data", "ols.evaluation"},
+    "ols.resumption": {"ols.checkpoint", "ols.trainer"},  # the trainer as a type only
     "ols.trainer": {
         "ols.checkpoint",
         "ols.config",
         "ols.data.loading",
         "ols.evaluation",
         "ols.figures",
+        "ols.interruption",
         "ols.losses.base",
         "ols.reproducibility",
+        "ols.resumption",
         "ols.tracking",
     },
 }

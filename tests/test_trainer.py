@@ -68,8 +68,8 @@ def _interrupt_after(monkeypatch, epoch: int) -> None:
     """Break the run once an epoch's checkpoint is written."""
     save = Trainer.save
 
-    def save_and_stop(self, evaluations):
-        save(self, evaluations)
+    def save_and_stop(self):
+        save(self)
         if self.epoch == epoch:
             raise KeyboardInterrupt
 

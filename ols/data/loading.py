@@ -1,5 +1,7 @@
 """From a data set to batches on the device."""
 
+import hashlib
+import signal
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -51,6 +53,12 @@ def _already_a_batch(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return batch
 
 
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """Let a signal to the whole process group not end the workers: their end would end the run before it has saved."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
 class Loader:
     """Batches on the device: `image` as the model expects it, `target`, `index`.
 
@@ -85,6 +93,7 @@ class Loader:
             collate_fn=_already_a_batch,
             num_workers=workers,
             persistent_workers=workers > 0,
+            worker_init_fn=_leave_signals_to_the_trainer,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # its own, so that starting an iterator leaves the global generator alone
         )
@@ -96,6 +105,13 @@ class Loader:
     def num_samples(self) -> int:
         """Distinct samples over all processes."""
         return len(self.batches.pool)
+
+    def fingerprint(self) -> str:
+        """Return a checksum of the classes, and of the names and classes of the pool's samples in their order."""
+        digest = hashlib.blake2b("\n".join(self.source.classes).encode(), digest_size=16)
+        for index in self.batches.pool.tolist():
+            digest.update(f"\n{self.source.sample_id(index)}\t{self.source.targets[index]}".encode())
+        return digest.hexdigest()
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         scale, offset = 1 / (255 * self.preprocessing.std), -self.preprocessing.mean / self.preprocessing.std

@@ -52,6 +52,7 @@ class TrainBatches(Sampler[list[Key]]):
         self.batch_size = global_batch_size // parts
         self.steps = len(pool) // global_batch_size
         self.epoch = 0
+        self.start_step = 0  # global batches of the epoch that are left out: a run continues after them
 
     def __len__(self) -> int:
         return self.steps * self.accumulation_steps
@@ -62,7 +63,7 @@ class TrainBatches(Sampler[list[Key]]):
             order = order[keyed_order(self.seed, self.epoch, len(order))]
         # [steps, accumulation_steps, world_size, batch_size]
         order = order[: self.steps * self.global_batch_size].reshape(-1, self.world_size, self.batch_size)
-        for batch in order[:, self.rank]:
+        for batch in order[self.start_step * self.accumulation_steps :, self.rank]:
             yield [(self.epoch, index) for index in batch.tolist()]
 
 
@@ -79,6 +80,7 @@ class EvalBatches(Sampler[list[Key]]):
     def __init__(self, pool: np.ndarray, *, batch_size: int, rank: int = 0, world_size: int = 1):
         self.pool, self.batch_size = pool, batch_size
         self.share = pool[rank::world_size]
+        self.most = -(-len(pool[::world_size]) // batch_size)  # batches of the process that has most
 
     def __len__(self) -> int:
         return -(-len(self.share) // self.batch_size)
