@@ -1,7 +1,9 @@
 """From a data set to batches on the device."""
 
 import hashlib
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -53,10 +55,19 @@ def _already_a_batch(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return batch
 
 
-def _leave_signals_to_the_trainer(worker: int) -> None:
-    """Let a signal to the whole process group not end the workers: their end would end the run before it has saved."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+def _heed_only_the_parent(worker: int) -> None:
+    """Let a signal to all processes of a run not end its workers, whose end would end the run before it has saved."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not hasattr(signal, "sigwaitinfo"):
+        return  # macOS
+
+    def wait() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=wait, daemon=True).start()
 
 
 class Loader:
@@ -93,7 +104,7 @@ class Loader:
             collate_fn=_already_a_batch,
             num_workers=workers,
             persistent_workers=workers > 0,
-            worker_init_fn=_leave_signals_to_the_trainer,
+            worker_init_fn=_heed_only_the_parent,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # its own, so that starting an iterator leaves the global generator alone
         )
