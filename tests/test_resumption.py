@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from conftest import CLASSES, Tree, fill
 
-import ols.trainer
 from benchmarks.chaos import differences, metrics_without_timing
 from ols.checkpoint import list_checkpoints, load_state, load_tensors
 from ols.interruption import Interrupted
