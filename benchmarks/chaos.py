@@ -1,6 +1,6 @@
 """Kill a run at random moments, type its command again until it is finished, and compare with a run left alone.
 
-    python benchmarks/chaos.py --kills 50 --seed 0
+    PYTHONPATH=. python benchmarks/chaos.py --kills 50 --seed 0
 
 SIGKILL goes to the training process and all its children: at any moment of the start, between two steps, while a
 checkpoint is written, while one is deleted. Weights, moving average, soft labels and optimizer are compared bit by bit,
@@ -9,15 +9,17 @@ all kills are spent is followed by another one.
 """
 
 import argparse
+import contextlib
 import json
+import multiprocessing
 import os
 import random
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from multiprocessing import Process
 from pathlib import Path
 
 import psutil
@@ -25,7 +27,13 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import ols.data
+import ols.export
+import ols.report
+import ols.trainer  # noqa: F401 - like those above, imported once for all attempts
+from ols.config import parse_config
 from ols.reproducibility import environment_record
+from recipes.pretrain import QUICKSTART, main
 
 ROOT = Path(__file__).parents[1]
 EPOCHS = 4
@@ -53,34 +61,40 @@ OPTIONS = {
 MOMENTS = {"starting": 10, "training": 40, "writing a checkpoint": 40, "deleting a checkpoint": 10}
 
 
-def launch(run_dir: Path, data: Path, log: Path, processes: int, options: dict) -> subprocess.Popen:
-    """Start the recipe; with one process without a launcher."""
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    arguments = {"run_dir": run_dir, "data.root": data} | options
-    return subprocess.Popen(
-        [sys.executable, *(torchrun if processes > 1 else []), str(ROOT / "recipes" / "pretrain.py")]
-        + [f"--{key}={value}" for key, value in arguments.items()],
-        stdout=log.open("w"),
-        stderr=subprocess.STDOUT,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
+def launch(run_dir: Path, data: Path, log: Path, processes: int) -> Process:
+    """Start the recipe as a process of its own, forked from this one, which has imported what takes long."""
+    arguments = [f"--{key}={value}" for key, value in ({"run_dir": run_dir, "data.root": data} | OPTIONS).items()]
+    process = multiprocessing.get_context("fork").Process(target=run_recipe, args=(arguments, log, processes))
+    process.start()
+    return process
 
 
-def kill(process: subprocess.Popen) -> None:
+def run_recipe(arguments: list[str], log: Path, processes: int) -> None:
+    """Become the run, in its own session; with several processes, become torchrun."""
+    os.setsid()
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    if processes > 1:
+        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+        os.execv(sys.executable, [sys.executable, *torchrun, str(ROOT / "recipes" / "pretrain.py"), *arguments])
+    sys.argv = ["recipes/pretrain.py", *arguments]
+    main(parse_config(QUICKSTART, arguments))
+
+
+def kill(process: Process) -> None:
     """Send SIGKILL to a process and all its children."""
-    try:
-        for victim in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+    for victim in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended in the meantime
             victim.kill()
-    except psutil.NoSuchProcess:
-        pass  # it ended in the meantime
-    process.wait()
+    process.join()
 
 
-def wait_for_moment(process: subprocess.Popen, moment: str, checkpoints: Path, log: Path, rng: random.Random) -> bool:
+def wait_for_moment(process: Process, moment: str, checkpoints: Path, log: Path, rng: random.Random) -> bool:
     """Wait until a moment to kill; return False if the process ended before."""
 
     def wait_until(condition: Callable[[], bool]) -> bool:
-        while process.poll() is None:
+        while process.is_alive():
             if condition():
                 return True
             time.sleep(0.0005)
@@ -91,8 +105,8 @@ def wait_for_moment(process: subprocess.Popen, moment: str, checkpoints: Path, l
         return wait_until(lambda: time.monotonic() > until)
 
     if moment == "starting":
-        return wait_for(rng.uniform(0, 10))
-    if not wait_until(lambda: "steps of" in log.read_text()):
+        return wait_for(rng.uniform(0, 3))
+    if not wait_until(lambda: log.exists() and "steps of" in log.read_text()):
         return False
     if moment == "training":
         return wait_for(rng.uniform(0, 2))
@@ -100,24 +114,23 @@ def wait_for_moment(process: subprocess.Popen, moment: str, checkpoints: Path, l
     return all(wait_until(lambda: any(checkpoints.glob(pattern))) and wait_for(rng.uniform(0, 0.02)) for _ in range(2))
 
 
-def run_with_kills(
-    run_dir: Path, data: Path, kills: int, rng: random.Random, *, processes: int = 1, options: dict = OPTIONS
-) -> list[str]:
+def run_with_kills(run_dir: Path, data: Path, kills: int, rng: random.Random, processes: int = 1) -> list[str]:
     """Start a run again until it is finished; return the moments at which it was killed.
 
     Raises:
-        RuntimeError: It ended with an error, which the message shows.
+        RuntimeError: It ended with an error, which the message shows, or does not end.
     """
     log, spent = run_dir.with_name(f"{run_dir.name}.log"), []
     while True:
-        process = launch(run_dir, data, log, processes, options)
+        process = launch(run_dir, data, log, processes)
         moment = rng.choices(list(MOMENTS), MOMENTS.values())[0]
         if len(spent) < kills and wait_for_moment(process, moment, run_dir / "checkpoints", log, rng):
             kill(process)
             spent.append(moment)
             continue
-        if process.wait(timeout=600) != 0:
-            raise RuntimeError(f"the run failed:\n{log.read_text()}")
+        process.join(timeout=600)
+        if process.exitcode != 0:
+            raise RuntimeError(f"the run ended with exit status {process.exitcode}:\n{log.read_text()}")
         return spent
 
 
@@ -159,7 +172,7 @@ def tensorboard_points(run: Path) -> dict[str, list]:
     return points | {tag: [e.step for e in events.Images(tag)] for tag in tags["images"]}
 
 
-def main() -> None:
+def measure() -> None:
     """Run, kill, compare; print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=50)
@@ -176,10 +189,10 @@ def main() -> None:
     output = args.output or ROOT / "benchmarks" / "results" / f"chaos_{args.processes}_processes.json"
     with tempfile.TemporaryDirectory() as folder:
         whole, data = Path(folder) / "whole", Path(folder) / "data"
-        run_with_kills(whole, data, 0, rng, processes=args.processes)
+        run_with_kills(whole, data, 0, rng, args.processes)
         while moments.total() < args.kills:
             killed = Path(folder) / f"killed{len(results['runs'])}"
-            spent = run_with_kills(killed, data, args.kills - moments.total(), rng, processes=args.processes)
+            spent = run_with_kills(killed, data, args.kills - moments.total(), rng, args.processes)
             moments.update(spent)
             wrong = differences(whole, killed)
             results["runs"].append({"kills": len(spent), "differences": wrong})
@@ -192,4 +205,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    measure()

@@ -195,6 +195,7 @@ class Trainer:
             ) as bar,
         ):
             resume_run(self)
+            self.settle_gradient_buckets()
             bar.update(self.images_seen)
             while True:
                 if self.evaluated < self.epoch:
@@ -205,6 +206,22 @@ class Trainer:
                 self.end_epoch()
         load_best(self)
         return self.best
+
+    def settle_gradient_buckets(self) -> None:
+        """Have DDP order its gradient buckets, as it does once after its first backward pass, before the first step.
+
+        Sums over three or more processes depend on that order in their last bits.
+        """
+        if self.accelerator.num_processes == 1:
+            return
+        before = {name: value.clone() for name, value in self.own.items()}
+        preprocessing, dtype = self.train_loader.preprocessing, self.train_loader.dtype
+        shape = (2, preprocessing.in_chans, preprocessing.image_size, preprocessing.image_size)
+        self.model.train()
+        self.model(torch.zeros(shape, dtype=dtype, device=self.accelerator.device)).sum().backward()
+        self.optimizer.zero_grad()
+        for name, value in before.items():
+            self.own[name].copy_(value)
 
     def train_epoch(self, bar: tqdm) -> None:
         """Train on every global batch that is left of the epoch."""
