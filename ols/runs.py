@@ -1,12 +1,20 @@
 """The folder of a run, between one command and the next."""
 
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ols.checkpoint import list_checkpoints
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 # What may change while a run continues, because its results do not depend on it.
 FREE_KEYS = {
@@ -57,6 +65,28 @@ def prepare_run_dir(run_dir: Path, config: dict[str, Any], resume: str) -> None:
             f"{run_dir} holds a run with another configuration:\n" + "\n".join(differences) + "\n"
             "Name another folder with --run_dir, or move that run aside with --resume never."
         )
+
+
+@contextmanager
+def sole_owner(run_dir: Path) -> Iterator[None]:
+    """Keep other processes from training in a run's folder, as long as this one lives.
+
+    A launcher that was killed may have left its training behind, which goes on.
+
+    Raises:
+        RuntimeError: Another process trains there.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / ".lock").open("a+") as file:
+        if fcntl is not None:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise RuntimeError(f"another process trains in {run_dir}: {file.read().strip()}") from None
+            file.truncate(0)
+            print(f"process {os.getpid()} on {os.uname().nodename}", file=file, flush=True)
+        yield
 
 
 def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

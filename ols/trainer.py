@@ -5,6 +5,7 @@ import math
 import os
 import shlex
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NoReturn
@@ -29,6 +30,7 @@ from ols.interruption import Interrupted, Interruption
 from ols.losses.base import LabelLoss
 from ols.reproducibility import seed_step
 from ols.resumption import best_folder, load_best, record_best, resume_run, save_run
+from ols.runs import sole_owner
 from ols.tracking import Tracker
 
 SMALLER_IS_BETTER = {"nll"}
@@ -181,10 +183,11 @@ class Trainer:
 
         Raises:
             Interrupted: SIGTERM or SIGINT asked to stop; the run is saved and can be continued.
-            RuntimeError: Too many steps in a row were not finite.
+            RuntimeError: Too many steps in a row were not finite, or another process trains in the run's folder.
         """
         total = self.config.epochs * self.train_loader.batches.steps * self.train_loader.batches.global_batch_size
         with (
+            sole_owner(self.tracker.run_dir) if self.accelerator.is_main_process else nullcontext(),
             self.interruption.listening(),
             tqdm(
                 total=total,

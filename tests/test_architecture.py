@@ -41,6 +41,7 @@ MAY_IMPORT = {
         "ols.losses.base",
         "ols.reproducibility",
         "ols.resumption",
+        "ols.runs",
         "ols.tracking",
     },
 }

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -200,3 +202,14 @@ def test_early_stopping_counts_across_an_interruption(train, monkeypatch):
     run_dir = train("broken", *options)
     record = json.loads((run_dir / "checkpoints/best.json").read_text())
     assert (record["best"], record["evaluated"]) == ({"epoch": 2, "metric": 0.5}, 4)
+
+
+def test_two_processes_do_not_train_in_one_folder(train, tmp_path):
+    code = "import sys, time; from pathlib import Path; from ols.runs import sole_owner\n"
+    code += "with sole_owner(Path(sys.argv[1])): print('owner', flush=True); time.sleep(100)"
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path / "run"], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "owner\n"
+        with pytest.raises(RuntimeError, match=f"another process trains in {tmp_path / 'run'}: process {other.pid} on"):
+            train("run", "--train.epochs=1", "--loss.name=hard")
+        other.kill()
+    train("run", "--train.epochs=1", "--loss.name=hard")
