@@ -110,6 +110,7 @@ class TrainConfig:
         log_every_steps: Optimizer steps between readings of the training loss.
         threads: torch's threads in each process; by default its share of the cores.
         device: `cpu` uses no accelerator even where there is one.
+        deterministic: Only deterministic algorithms, without which a GPU does not repeat its bits; slower there.
     """
 
     epochs: int = 30
@@ -130,6 +131,7 @@ class TrainConfig:
     log_every_steps: int = 50
     threads: int | None = None
     device: Literal["auto", "cpu"] = "auto"
+    deterministic: bool = False
 
     def __post_init__(self):
         counts = ("epochs", "global_batch_size", "accumulation_steps", "keep_last", "log_every_steps")

@@ -41,11 +41,11 @@ class Tracker:
         if not self.enabled:
             return
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        (self.run_dir / "config.yaml").write_text(yaml.safe_dump(self.config, sort_keys=False))
+        self._replace("config.yaml", yaml.safe_dump(self.config, sort_keys=False))
         attempts = self.run_dir / "environment.jsonl"
         with attempts.open("a") as file:
             file.write(json.dumps({"format": FORMAT, "images_seen": images_seen, **self.environment}) + "\n")
-        (self.run_dir / "command.txt").write_text(shlex.join(self.environment["command"]) + "\n")
+        self._replace("command.txt", shlex.join(self.environment["command"]) + "\n")
         self._metrics.touch()
         if self._metrics.stat().st_size > metrics_bytes:
             os.truncate(self._metrics, metrics_bytes)
@@ -63,8 +63,11 @@ class Tracker:
         self._add_scalars(values, images_seen)
         finite = {tag: value if math.isfinite(value) else None for tag, value in values.items()}  # JSON has no NaN
         record = {"format": FORMAT, "epoch": epoch, "images_seen": images_seen, **finite}
-        with self._metrics.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        try:
+            with self._metrics.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:  # Python names the file only where it cannot be opened
+            raise OSError(error.errno, f"cannot write: {error.strerror}", str(self._metrics)) from error
 
     def log_figure(self, tag: str, figure: Figure, *, images_seen: int) -> None:
         """Record a figure."""
@@ -84,6 +87,12 @@ class Tracker:
         """Flush and close the logs."""
         if self._writer is not None:
             self._writer.close()
+
+    def _replace(self, name: str, contents: str) -> None:
+        """Write a file at once or not at all: a kill leaves the one before."""
+        temporary = self.run_dir / f".{name}.partial"
+        temporary.write_text(contents)
+        temporary.replace(self.run_dir / name)
 
     def _add_scalars(self, values: dict[str, float], images_seen: int) -> None:
         for tag, value in values.items():

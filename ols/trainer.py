@@ -42,6 +42,9 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     Raises:
         RuntimeError: The launcher started several processes, but Accelerate does not see them.
     """
+    torch.use_deterministic_algorithms(config.deterministic)
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which they need, before the first use of the GPU
     # Without `cpu=True`, Accelerate takes CPU ranks for unrelated single processes.
     cpu = config.device == "cpu" or not torch.accelerator.is_available()
     accelerator = Accelerator(

@@ -96,8 +96,23 @@ def test_half_collected_soft_labels_are_in_a_checkpoint_inside_an_epoch(train, m
     assert {path.suffix for path in newest.iterdir()} == {".safetensors", ".json"}
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-@pytest.mark.parametrize("place", ["train_step", "evaluate"])
+@pytest.mark.slow
+def test_a_compiled_run_that_is_killed_ends_with_the_same_bits(train, monkeypatch):
+    options = [*OPTIONS, "--train.compile=true"]
+    compiled = train("compiled", *options)
+    _killed(train, monkeypatch, ((Trainer, "train_step", 8), False), options=options)
+    assert differences(compiled, train("broken", *options), epoch=3) == []
+
+
+def test_checkpoints_come_by_time_too(train, monkeypatch):
+    folders, save = [], Trainer.save
+    monkeypatch.setattr(Trainer, "save", lambda self: folders.append(self.step) or save(self))
+    train("often", "--train.epochs=1", "--loss.name=hard", "--train.checkpoint_every_minutes=1e-9")
+    train("seldom", "--train.epochs=1", "--loss.name=hard", "--train.checkpoint_every_minutes=1e9")
+    assert folders == [1, 2, 3, 3]
+
+
+@pytest.mark.parametrize(("name", "place"), [("SIGTERM", "train_step"), ("SIGINT", "evaluate")])
 def test_a_signal_finishes_the_step_saves_and_exits_with_status_0(train, monkeypatch, capsys, name, place):
     function, calls = getattr(Trainer, place), []
 

@@ -1,4 +1,5 @@
 import json
+import resource
 
 import pytest
 import torch
@@ -79,6 +80,19 @@ def test_metrics_are_json_even_where_they_are_not_numbers(tmp_path):
     tracker.close()
     record = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=pytest.fail)
     assert (record["a"], record["b"], record["format"]) == (None, 1.0, 1)
+
+
+def test_a_full_disk_is_a_message_that_names_the_file(tmp_path):
+    tracker = _tracker(tmp_path)
+    tracker.start(images_seen=0)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"cannot write: File too large: .*metrics\.jsonl"):
+            tracker.log({"a": 1.0}, images_seen=1, epoch=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    tracker.close()
 
 
 def test_other_processes_write_nothing(tmp_path):

@@ -108,6 +108,13 @@ def test_channels_last_is_the_memory_format_of_images_and_weights(train, monkeyp
     assert seen == [[True, True]] * 3
 
 
+def test_deterministic_algorithms_are_asked_for(train, monkeypatch):
+    seen = _spy_on_train_steps(monkeypatch, lambda *_: torch.are_deterministic_algorithms_enabled())
+    for flag in ("true", "false"):
+        train(flag, "--train.epochs=1", "--loss.name=hard", f"--train.deterministic={flag}")
+    assert seen == [True] * 3 + [False] * 3
+
+
 def test_dropout_is_keyed_by_where_the_run_is(train, monkeypatch):
     def numbers(trainer, batch):
         return torch.rand(3).tolist()
