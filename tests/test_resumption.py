@@ -155,21 +155,19 @@ def test_a_damaged_checkpoint_is_survived_with_a_warning_that_names_the_file(tra
     assert (broken / "checkpoints" / f"damaged-{newest.name}").is_dir()
 
 
-def test_a_damaged_record_of_the_best_epoch_costs_an_evaluation(train, whole):
-    _flip_a_byte(whole / "checkpoints/best.json")
-    before = metrics_without_timing(whole)
+def test_a_finished_run_survives_a_damaged_record_of_the_best_epoch_and_the_loss_of_all_checkpoints(train):
+    options = ["--train.epochs=2", "--loss.name=hard"]
+    run_dir = train("run", *options)
+    before = metrics_without_timing(run_dir)
+    _flip_a_byte(run_dir / "checkpoints/best.json")
     with pytest.warns(UserWarning, match=r"best\.json .*evaluated again"):
-        train("whole", *OPTIONS)
-    assert metrics_without_timing(whole) == before
-
-
-def test_a_run_whose_checkpoints_are_all_damaged_begins_anew(train, whole, monkeypatch):
-    for path in list_checkpoints(whole / "checkpoints"):
+        train("run", *options)
+    assert metrics_without_timing(run_dir) == before
+    for path in list_checkpoints(run_dir / "checkpoints"):
         (path / "manifest.json").unlink()
-    before = metrics_without_timing(whole)
     with pytest.warns(UserWarning, match="manifest.json is missing"):
-        train("whole", *OPTIONS)
-    assert metrics_without_timing(whole) == before
+        train("run", *options)
+    assert metrics_without_timing(run_dir) == before
 
 
 def test_the_loss_of_the_best_epoch_is_a_warning_and_the_best_is_chosen_anew(train):
@@ -188,15 +186,17 @@ def test_the_loss_of_the_best_epoch_is_a_warning_and_the_best_is_chosen_anew(tra
     assert json.loads((run_dir / "checkpoints/best.json").read_text())["best"]["epoch"] == 3
 
 
-def test_a_run_follows_its_data_to_another_folder_but_takes_no_other_data(train, whole, tmp_path):
+def test_a_run_follows_its_data_to_another_folder_but_takes_no_other_data(train, tmp_path):
+    options = ["--train.epochs=1", "--loss.name=hard"]
+    run_dir = train("run", *options)
     moved = Tree(tmp_path / "moved")
     fill(moved, {"train": 6, "val": 3, "test": 3}).write_csvs()
-    assert train("whole", *OPTIONS, f"--data.root={moved.root}") == whole
+    assert train("run", *options, f"--data.root={moved.root}") == run_dir
     label, folder = next(iter(CLASSES.items()))
     moved.add("train", f"{folder}/another.png", label)
     moved.write_csvs()
     with pytest.raises(ValueError, match=r"trained on other data: .* differ in train\. .*--data\.root"):
-        train("whole", *OPTIONS, f"--data.root={moved.root}")
+        train("run", *options, f"--data.root={moved.root}")
 
 
 def test_early_stopping_counts_across_an_interruption(train, monkeypatch):
