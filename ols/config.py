@@ -120,10 +120,16 @@ class TrainConfig:
         ema_decay: Decay per step of an exponential moving average of the weights. Both are evaluated; the average is
             selected and exported.
         select_by: Validation metric that chooses the epoch that is tested and exported.
-        keep_last: Newest checkpoints that are kept, beside the best.
+        early_stop_epochs: End after so many epochs in a row without a better one; `null` trains to the end.
+        max_nonfinite_steps: Steps in a row that are skipped because loss or gradient is not finite, before the run
+            stops.
+        keep_last: Newest checkpoints that are kept, beside the best epoch's; a damaged one is survived from 2 on.
+        checkpoint_every_minutes: Time between checkpoints; there is one at the end of each epoch, too.
+        checkpoint_every_steps: Optimizer steps between checkpoints, counted from the beginning of the run.
         log_every_steps: Optimizer steps between readings of the training loss.
         threads: torch's threads in each process; by default its share of the cores.
         device: `cpu` uses no accelerator even where there is one.
+        deterministic: Only deterministic algorithms, without which a GPU does not repeat its bits; slower there.
     """
 
     epochs: int = 30
@@ -136,15 +142,24 @@ class TrainConfig:
     clip_grad_norm: float | None = None
     ema_decay: float | None = None
     select_by: Literal["top1", "balanced_accuracy", "nll"] = "top1"
-    keep_last: int = 1
+    early_stop_epochs: int | None = None
+    max_nonfinite_steps: int = 10
+    keep_last: int = 2
+    checkpoint_every_minutes: float | None = 15.0
+    checkpoint_every_steps: int | None = None
     log_every_steps: int = 50
     threads: int | None = None
     device: Literal["auto", "cpu"] = "auto"
+    deterministic: bool = False
 
     def __post_init__(self):
-        for name in ("epochs", "global_batch_size", "accumulation_steps", "keep_last", "log_every_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"train.{name} must be at least 1, got {getattr(self, name)}")
+        counts = ("epochs", "global_batch_size", "accumulation_steps", "keep_last", "log_every_steps")
+        for name in (*counts, "early_stop_epochs", "max_nonfinite_steps", "checkpoint_every_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"train.{name} must be at least 1, got {value}")
+        if self.checkpoint_every_minutes is not None and not self.checkpoint_every_minutes > 0:
+            raise ValueError(f"train.checkpoint_every_minutes must be positive, got {self.checkpoint_every_minutes}")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"train.ema_decay must lie in (0, 1), got {self.ema_decay}")
 

@@ -42,7 +42,13 @@ def tagged(evaluations: dict[str, Evaluation]) -> dict[str, float]:
     }
 
 
-def evaluate(model: nn.Module, loader: Loader, autocast: Autocast = nullcontext) -> Evaluation:
+def evaluate(
+    model: nn.Module,
+    loader: Loader,
+    autocast: Autocast = nullcontext,
+    *,
+    after_batch: Callable[[], None] = lambda: None,
+) -> Evaluation:
     """Measure a model on a split.
 
     Called on every process; each reads its share, and each returns the results of all.
@@ -51,6 +57,7 @@ def evaluate(model: nn.Module, loader: Loader, autocast: Autocast = nullcontext)
         model: From images to logits `[B, K]`; not wrapped for distributed training.
         loader: The split.
         autocast: Makes the context of a forward pass, such as `accelerator.autocast`.
+        after_batch: Called after each batch, equally often on every process; it may raise to give up.
 
     Raises:
         RuntimeError: The metrics did not see every sample exactly once.
@@ -60,6 +67,9 @@ def evaluate(model: nn.Module, loader: Loader, autocast: Autocast = nullcontext)
     metrics.to("cpu" if loader.device.type == "mps" else loader.device)
     for batch in _predict_batches(model, loader, autocast):
         metrics.update(batch["logits"].to(metrics.device), batch["target"].to(metrics.device))
+        after_batch()
+    for _ in range(loader.batches.most - len(loader.batches)):
+        after_batch()
     results = {name: float(value) for name, value in metrics.compute().items()}
     seen = results["count"] + results["nonfinite"]
     if seen != loader.num_samples:

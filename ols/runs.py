@@ -1,8 +1,10 @@
 """The folder of a run, between one command and the next."""
 
 import json
+import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,22 @@ import yaml
 
 from ols.checkpoint import list_checkpoints
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 # What may change while a run continues, because its results do not depend on it.
-FREE_KEYS = {"resume", "data.workers", "data.root", "data.splits", "train.keep_last"}
+FREE_KEYS = {
+    "resume",
+    "data.workers",
+    "data.root",  # checkpoints know by a checksum whether it is the same data set
+    "data.splits",
+    "train.keep_last",
+    "train.checkpoint_every_minutes",
+    "train.checkpoint_every_steps",
+    "train.max_nonfinite_steps",
+}
 
 
 def prepare_run_dir(run_dir: Path, config: dict[str, Any], resume: str) -> None:
@@ -70,6 +86,28 @@ def config_differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key) and key not in FREE_KEYS
     ]
+
+
+@contextmanager
+def sole_owner(run_dir: Path) -> Iterator[None]:
+    """Keep other processes from training in a run's folder, as long as this one lives.
+
+    A launcher that was killed may have left its training behind, which goes on.
+
+    Raises:
+        RuntimeError: Another process trains there.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / ".lock").open("a+") as file:
+        if fcntl is not None:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise RuntimeError(f"another process trains in {run_dir}: {file.read().strip()}") from None
+            file.truncate(0)
+            print(f"process {os.getpid()} on {os.uname().nodename}", file=file, flush=True)
+        yield
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

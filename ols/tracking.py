@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -25,47 +26,74 @@ class Tracker:
 
     def __init__(self, run_dir: Path, *, config: dict[str, Any], environment: dict[str, Any], enabled: bool):
         self.run_dir, self.config, self.environment, self.enabled = run_dir, config, environment, enabled
-        self._writer: SummaryWriter | None = None
+        self._metrics = run_dir / "metrics.jsonl"
+        self._writer: SummaryWriter | None = None  # None: nothing is written
 
-    def start(self, *, images_seen: int) -> None:
+    def start(self, *, images_seen: int, metrics_bytes: int = 0, purge_from: int = 0) -> None:
         """Write configuration, environment and command, and open the logs.
 
         Args:
-            images_seen: Where the run continues: later records of an interrupted attempt are dropped.
+            images_seen: Where the run continues.
+            metrics_bytes: What `flush` returned there: later records of an interrupted attempt are dropped.
+            purge_from: First place on the x-axis at which TensorBoard forgets that attempt; scalars there that are
+                not dropped are written again.
         """
         if not self.enabled:
             return
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        (self.run_dir / "config.yaml").write_text(yaml.safe_dump(self.config, sort_keys=False))
+        self._replace("config.yaml", yaml.safe_dump(self.config, sort_keys=False))
         attempts = self.run_dir / "environment.jsonl"
         with attempts.open("a") as file:
             file.write(json.dumps({"format": FORMAT, "images_seen": images_seen, **self.environment}) + "\n")
-        (self.run_dir / "command.txt").write_text(shlex.join(self.environment["command"]) + "\n")
-        metrics = self.run_dir / "metrics.jsonl"
-        if metrics.exists():
-            kept = [
-                line for line in metrics.read_text().splitlines(True) if json.loads(line)["images_seen"] <= images_seen
-            ]
-            metrics.write_text("".join(kept))
-        self._writer = SummaryWriter(str(self.run_dir), purge_step=images_seen + 1 if images_seen else None)
+        self._replace("command.txt", shlex.join(self.environment["command"]) + "\n")
+        self._metrics.touch()
+        if self._metrics.stat().st_size > metrics_bytes:
+            os.truncate(self._metrics, metrics_bytes)
+        self._writer = SummaryWriter(str(self.run_dir), purge_step=purge_from)
+        for line in self._metrics.read_text().splitlines():
+            record = json.loads(line)
+            if record["images_seen"] >= purge_from:
+                values = {tag: math.nan if value is None else value for tag, value in record.items() if "/" in tag}
+                self._add_scalars(values, record["images_seen"])
 
     def log(self, values: dict[str, float], *, images_seen: int, epoch: int) -> None:
         """Record scalars, by tags such as `val/top1`."""
         if self._writer is None:
             return
-        for tag, value in values.items():
-            self._writer.add_scalar(tag, value, images_seen)
+        self._add_scalars(values, images_seen)
         finite = {tag: value if math.isfinite(value) else None for tag, value in values.items()}  # JSON has no NaN
         record = {"format": FORMAT, "epoch": epoch, "images_seen": images_seen, **finite}
-        with (self.run_dir / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        try:
+            with self._metrics.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:  # Python names the file only where it cannot be opened
+            raise OSError(error.errno, f"cannot write: {error.strerror}", str(self._metrics)) from error
 
     def log_figure(self, tag: str, figure: Figure, *, images_seen: int) -> None:
         """Record a figure."""
         if self._writer is not None:
             self._writer.add_figure(tag, figure, images_seen)
 
+    def flush(self) -> int:
+        """Bring to the disk what was recorded, and return how many bytes metrics.jsonl has: see `start`."""
+        if self._writer is None:
+            return 0
+        self._writer.flush()
+        with self._metrics.open("a") as file:
+            os.fsync(file.fileno())
+            return file.tell()
+
     def close(self) -> None:
         """Flush and close the logs."""
         if self._writer is not None:
             self._writer.close()
+
+    def _replace(self, name: str, contents: str) -> None:
+        """Write a file at once or not at all: a kill leaves the one before."""
+        temporary = self.run_dir / f".{name}.partial"
+        temporary.write_text(contents)
+        temporary.replace(self.run_dir / name)
+
+    def _add_scalars(self, values: dict[str, float], images_seen: int) -> None:
+        for tag, value in values.items():
+            self._writer.add_scalar(tag, value, images_seen)

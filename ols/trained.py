@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from torch import Tensor, nn
 
-from ols.checkpoint import list_checkpoints, load_state, load_tensors
+from ols.checkpoint import list_checkpoints, load_state, load_tensors, read_record
 from ols.data.transforms import Preprocessing
 from ols.export import load_description, load_export
 from ols.models import build_model
@@ -138,9 +138,9 @@ def _exported(
 
 
 def _best_checkpoint(folder: Path) -> Path | None:
-    """Return the checkpoint of the epoch that the newest one names as the best, if it is there."""
-    found = list_checkpoints(folder)
-    if not found:
+    """Return the checkpoint of the best epoch so far, if it is there."""
+    record = folder / "best.json"
+    if not record.is_file():
         return None
-    best = folder / f"epoch-{load_state(found[-1])['best']['epoch']:04d}"
-    return best if best in found else None
+    best = folder / f"epoch-{read_record(record)['best']['epoch']:04d}"
+    return best if best.is_dir() else None

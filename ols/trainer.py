@@ -1,10 +1,14 @@
 """The training loop. The same for every loss: it calls the loss, and `end_epoch()` once per epoch."""
 
+import json
 import math
 import os
+import shlex
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
+from typing import NoReturn
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -13,16 +17,20 @@ from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from timm.utils.distributed import distribute_bn
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from ols import checkpoint
+from ols.checkpoint import prune_checkpoints
 from ols.config import TrainConfig
 from ols.data.loading import Loader
 from ols.evaluation import Evaluation, evaluate, tagged
 from ols.figures import reliability_diagram, soft_label_heatmap
+from ols.interruption import Interrupted, Interruption
 from ols.losses.base import LabelLoss
 from ols.reproducibility import seed_step
+from ols.resumption import best_folder, load_best, record_best, resume_run, save_run
+from ols.runs import sole_owner
 from ols.tracking import Tracker
 
 SMALLER_IS_BETTER = {"nll"}
@@ -34,6 +42,9 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     Raises:
         RuntimeError: The launcher started several processes, but Accelerate does not see them.
     """
+    torch.use_deterministic_algorithms(config.deterministic)
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which they need, before the first use of the GPU
     # Without `cpu=True`, Accelerate takes CPU ranks for unrelated single processes.
     cpu = config.device == "cpu" or not torch.accelerator.is_available()
     accelerator = Accelerator(
@@ -53,12 +64,15 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
 class Best:
     """The epoch whose weights are tested and exported."""
 
-    epoch: int = 0
+    epoch: int = 0  # 0: none yet
     metric: float = math.nan
 
 
 class Trainer:
-    """Trains a model; each epoch is trained, ended, evaluated, logged and saved, in that order.
+    """Trains a model; each epoch is trained, ended, saved, evaluated and logged, in that order.
+
+    What a run depends on is keyed by where it is, or lies in a checkpoint; so the same command continues an interrupted
+    run bit for bit, from a checkpoint between any two steps.
 
     Args:
         config: The loop's configuration.
@@ -114,11 +128,31 @@ class Trainer:
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
 
         self.epoch = 0  # epochs completed
-        self.step = 0  # optimizer steps taken
+        self.step = 0  # optimizer steps taken or skipped
+        self.evaluated = 0  # epochs evaluated
         self.best = Best()
+        self.tested = False  # whether the best epoch's results on the test split are recorded
+        self.nonfinite_steps = 0  # skipped because loss or gradient was not finite
+        self.nonfinite_in_a_row = 0
         dtype = torch.float64 if config.precision == "float64" else torch.float32
         self.loss_sum = torch.zeros((), dtype=dtype, device=accelerator.device)  # since the last reading
-        self.images_in_sum = 0
+        self.images_in_sum = 0  # over all processes
+        self.train_loss = math.nan  # last reading
+        self.epoch_values: dict[str, float] = {}  # of the last epoch: what is logged beside its metrics
+
+        # What a process has of its own; all else is the same on every process.
+        self.own = {"sum.loss": self.loss_sum} | {f"sum.{key}": value for key, value in loss.collected().items()}
+        self.own |= {f"model.{name}": buffer for name, buffer in model.named_buffers()}
+        # What a step changes before it is known to be finite.
+        self.before_step: dict[str, Tensor] = {}
+        self.step_indices: list[Tensor] = []  # samples of the step, of this process
+        self.changed_by_batches = tuple(self.own)
+        if self.ema is not None:
+            self.own |= {f"ema.{name}": buffer for name, buffer in self.ema.module.named_buffers()}
+
+        self.interruption = Interruption()
+        self.stopping = self.saving = False  # as agreed upon by all processes at the last step
+        self.saved_at = time.monotonic()
 
     @property
     def images_seen(self) -> int:
@@ -126,64 +160,102 @@ class Trainer:
         return self.step * self.train_loader.batches.global_batch_size
 
     @property
+    def at_end_of_epoch(self) -> bool:
+        """Whether no epoch is half trained."""
+        return self.step == self.epoch * self.train_loader.batches.steps
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """Checksums of the data that the run depends on."""
+        return {"train": self.train_loader.fingerprint(), "val": self.val_loader.fingerprint()}
+
+    @property
     def selected_model(self) -> nn.Module:
         """The model that is selected and exported: the moving average where there is one."""
         return self.raw_model if self.ema is None else self.ema.module
 
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to train."""
+        patience = self.config.early_stop_epochs
+        waited = self.evaluated - self.best.epoch if self.best.epoch else 0
+        return self.epoch == self.config.epochs or (patience is not None and waited >= patience)
+
     def fit(self) -> Best:
-        """Train to the end, from the newest checkpoint if there is one; the best epoch's weights are loaded at last."""
-        self.resume()
-        self.tracker.start(images_seen=self.images_seen)
+        """Train to the end, from the newest checkpoint if there is one; the best epoch's weights are loaded at last.
+
+        Raises:
+            Interrupted: SIGTERM or SIGINT asked to stop; the run is saved and can be continued.
+            RuntimeError: Too many steps in a row were not finite, or another process trains in the run's folder.
+        """
         total = self.config.epochs * self.train_loader.batches.steps * self.train_loader.batches.global_batch_size
-        with tqdm(
-            total=total,
-            initial=self.images_seen,
-            unit="img",
-            unit_scale=True,
-            dynamic_ncols=True,
-            disable=None if self.accelerator.is_main_process else True,  # None: only on a terminal
-        ) as bar:
-            while self.epoch < self.config.epochs:
-                bar.set_description(f"epoch {self.epoch + 1}/{self.config.epochs}")
-                started = time.perf_counter()
-                images_before = self.images_seen
-                train_loss = self.train_epoch(bar)
-                images_per_second = (self.images_seen - images_before) / (time.perf_counter() - started)
-                diagnostics = self.loss.end_epoch()
-                self.epoch += 1
-                evaluations = self.evaluate(self.val_loader, "val")
-                self.log_epoch(evaluations, diagnostics, images_per_second)
-                self.save(evaluations)
-                self.report_epoch(train_loss, evaluations, images_per_second)
-        self.load_best()
+        with (
+            sole_owner(self.tracker.run_dir) if self.accelerator.is_main_process else nullcontext(),
+            self.interruption.listening(),
+            tqdm(
+                total=total,
+                unit="img",
+                unit_scale=True,
+                dynamic_ncols=True,
+                disable=None if self.accelerator.is_main_process else True,  # None: only on a terminal
+            ) as bar,
+        ):
+            resume_run(self)
+            self.settle_gradient_buckets()
+            bar.update(self.images_seen)
+            while True:
+                if self.evaluated < self.epoch:
+                    self.evaluate_epoch()
+                if self.finished:
+                    break
+                self.train_epoch(bar)
+                self.end_epoch()
+        load_best(self)
         return self.best
 
-    def train_epoch(self, bar: tqdm) -> float:
-        """Train on every global batch of an epoch; return the last reading of the loss."""
+    def settle_gradient_buckets(self) -> None:
+        """Have DDP order its gradient buckets, as it does once after its first backward pass, before the first step.
+
+        Sums over three or more processes depend on that order in their last bits.
+        """
+        if self.accelerator.num_processes == 1:
+            return
+        before = {name: value.clone() for name, value in self.own.items()}
+        preprocessing, dtype = self.train_loader.preprocessing, self.train_loader.dtype
+        shape = (2, preprocessing.in_chans, preprocessing.image_size, preprocessing.image_size)
+        self.model.train()
+        self.model(torch.zeros(shape, dtype=dtype, device=self.accelerator.device)).sum().backward()
+        self.optimizer.zero_grad()
+        for name, value in before.items():
+            self.own[name].copy_(value)
+
+    def train_epoch(self, bar: tqdm) -> None:
+        """Train on every global batch that is left of the epoch."""
+        bar.set_description(f"epoch {self.epoch + 1}/{self.config.epochs}")
         self.model.train()
         self.loss.train()
-        self.train_loader.batches.epoch = self.epoch
-        train_loss = math.nan
-        for number, batch in enumerate(self.train_loader):
+        batches = self.train_loader.batches
+        batches.epoch, batches.start_step = self.epoch, self.step - self.epoch * batches.steps
+        started, images_before = time.perf_counter(), self.images_seen
+        for number, batch in enumerate(self.train_loader, batches.start_step * batches.accumulation_steps):
             # Both are functions of where the run is, so that nothing depends on what came before.
             self.schedule.step_update(self.step)
             seed_step(self.seed, self.epoch, number, self.accelerator.process_index)
+            if number % batches.accumulation_steps == 0:
+                self.before_step = {name: self.own[name].clone() for name in self.changed_by_batches}
+                self.step_indices = []
+            self.step_indices.append(batch["index"])
             with self.accelerator.accumulate(self.model):
                 self.train_step(batch)
-            self.images_in_sum += len(batch["target"])
             bar.update(len(batch["target"]) * self.accelerator.num_processes)
             if self.accelerator.sync_gradients:
-                self.step += 1
-                if self.ema is not None:
-                    self.ema.update(self.raw_model)
-                last = self.step % self.train_loader.batches.steps == 0
-                if self.step % self.config.log_every_steps == 0 or last:
-                    train_loss = self.log_train_loss()
-                    bar.set_postfix(loss=f"{train_loss:.3f}", refresh=False)
-        return train_loss
+                self.end_step()
+                bar.set_postfix(loss=f"{self.train_loss:.3f}", refresh=False)
+        speed = (self.images_seen - images_before) / (time.perf_counter() - started)
+        self.epoch_values = {"train/images_per_second": speed}
 
     def train_step(self, batch: dict[str, Tensor]) -> None:
-        """Forward, backward and, where a global batch is complete, an optimizer step; the device is not waited for."""
+        """Forward and backward of one micro-batch; the device is not waited for."""
         images, target = batch["image"], batch["target"]
         logits = self.model(images)
         if self.teacher is None:
@@ -193,48 +265,149 @@ class Trainer:
                 teacher_logits = self.teacher(images)
             loss = self.loss(logits, target, teacher_logits)
         self.accelerator.backward(loss / len(target))
-        if self.accelerator.sync_gradients and self.config.clip_grad_norm is not None:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip_grad_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
         self.loss_sum += loss.detach()
 
-    def evaluate(self, loader: Loader, split: str) -> dict[str, Evaluation]:
-        """Evaluate the model, and its moving average, on a split; keyed by the tags' prefix, the selected one last."""
-        average_batch_statistics(self.raw_model, self.accelerator.num_processes)
-        evaluations = {split: evaluate(self.raw_model, loader, self.accelerator.autocast)}
-        if self.ema is not None:
-            average_batch_statistics(self.ema.module, self.accelerator.num_processes)
-            evaluations[f"{split}_ema"] = evaluate(self.ema.module, loader, self.accelerator.autocast)
-        return evaluations
+    def end_step(self) -> None:
+        """Update the weights, unless loss or gradient is not finite; then log, save and stop where it is time to."""
+        finite = self.loss_sum.isfinite()
+        if self.accelerator.scaler is None:  # which finds, skips and counters overflows of its own making
+            gradients = [parameter.grad for parameter in self.raw_model.parameters() if parameter.grad is not None]
+            finite = finite & get_total_norm(gradients).isfinite()
+        # One reading of the device per step: whether to update cannot wait for a later one.
+        nonfinite, self.stopping, self.saving = self.on_any_process(
+            ~finite, self.interruption.requested, self.is_time_to_save()
+        )
+        if nonfinite:
+            self.skip_step()
+        else:
+            if self.config.clip_grad_norm is not None:
+                self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip_grad_norm)
+            self.optimizer.step()
+            if self.ema is not None:
+                self.ema.update(self.raw_model)
+            self.images_in_sum += self.train_loader.batches.global_batch_size
+            self.nonfinite_in_a_row = 0
+        self.optimizer.zero_grad()
+        self.step += 1
+        last = self.step % self.train_loader.batches.steps == 0
+        if self.step % self.config.log_every_steps == 0 or last:
+            self.log_train_loss()
+        if last:
+            return  # the end of the epoch saves
+        every = self.config.checkpoint_every_steps
+        if self.saving or self.stopping or (every is not None and self.step % every == 0):
+            self.save()
+        if self.stopping:
+            self.leave()
 
-    def log_train_loss(self) -> float:
-        """Read the mean loss since the last reading from the device, over all processes, and log it.
+    def skip_step(self) -> None:
+        """Put back what a step that is not finite has changed, and count it.
 
         Raises:
-            RuntimeError: The loss is not finite.
+            RuntimeError: It is one too many in a row.
         """
-        sums = torch.stack([self.loss_sum, self.loss_sum.new_tensor(self.images_in_sum)])
-        total, images = self.accelerator.reduce(sums).tolist()
-        train_loss = total / images
-        if not math.isfinite(train_loss):
-            raise RuntimeError(
-                f"the training loss is {train_loss} at step {self.step} (epoch {self.epoch + 1}); "
-                f"lower optim.peak_lr or set train.clip_grad_norm; the last checkpoint is in {self.checkpoints}"
-            )
+        for name, before in self.before_step.items():
+            self.own[name].copy_(before)
+        self.nonfinite_steps += 1
+        self.nonfinite_in_a_row += 1
+        if self.nonfinite_in_a_row < self.config.max_nonfinite_steps:
+            return
+        indices = self.accelerator.gather(torch.cat(self.step_indices)).tolist()
+        file = self.tracker.run_dir / "nonfinite_samples.json"
+        if self.accelerator.is_main_process:
+            names = [self.train_loader.source.sample_id(index) for index in indices]
+            file.write_text(json.dumps({"format": 1, "step": self.step, "sample_ids": names}, indent=2))
+        self.accelerator.wait_for_everyone()
+        raise RuntimeError(
+            f"the training loss or its gradient was not finite in {self.nonfinite_in_a_row} steps in a row, at last at "
+            f"step {self.step} (epoch {self.epoch + 1}), whose samples are named in {file}; lower optim.peak_lr or set "
+            f"train.clip_grad_norm; the last checkpoint is in {self.checkpoints}"
+        )
+
+    def on_any_process(self, *flags: Tensor | bool) -> list[bool]:
+        """Return which of the flags are set on at least one process."""
+        mine = [torch.as_tensor(flag, dtype=torch.int32, device=self.accelerator.device) for flag in flags]
+        return [count > 0 for count in self.accelerator.reduce(torch.stack(mine)).tolist()]
+
+    def is_time_to_save(self) -> bool:
+        """Return whether the main process, whose clock counts, has not saved for long."""
+        minutes = self.config.checkpoint_every_minutes
+        late = minutes is not None and time.monotonic() - self.saved_at >= 60 * minutes
+        return late and self.accelerator.is_main_process
+
+    def end_epoch(self) -> None:
+        """End the epoch of the loss, and save before the evaluation: it may take long, and can be repeated."""
+        average_batch_statistics(self.raw_model, self.accelerator.num_processes)
+        if self.ema is not None:
+            average_batch_statistics(self.ema.module, self.accelerator.num_processes)
+        self.epoch_values |= self.loss.end_epoch()
+        self.epoch += 1
+        self.save()
+        if self.stopping:
+            self.leave()
+
+    def evaluate_epoch(self) -> None:
+        """Evaluate the epoch's weights, log, and remember whether they are the best."""
+        evaluations = self.evaluate(self.val_loader, "val")
+        self.log_epoch(evaluations)
+        metric = list(evaluations.values())[-1].metrics[self.config.select_by]
+        sign = -1 if self.config.select_by in SMALLER_IS_BETTER else 1
+        if not self.best.epoch or math.isnan(self.best.metric) or sign * metric > sign * self.best.metric:
+            self.best = Best(self.epoch, metric)
+        self.evaluated = self.epoch
+        record_best(self)
+        self.prune()
+        self.report_epoch(evaluations)
+
+    def evaluate(self, loader: Loader, split: str) -> dict[str, Evaluation]:
+        """Evaluate the model, and its moving average, on a split; keyed by the tags' prefix, the selected one last.
+
+        Raises:
+            Interrupted: SIGTERM or SIGINT asked to stop; the same command evaluates again.
+        """
+
+        def leave_if_asked() -> None:
+            (self.stopping,) = self.on_any_process(self.interruption.requested)
+            if self.stopping:
+                self.leave()
+
+        models = {split: self.raw_model}
+        if self.ema is not None:
+            models[f"{split}_ema"] = self.ema.module
+        with self.interruption.listening():
+            return {
+                prefix: evaluate(model, loader, self.accelerator.autocast, after_batch=leave_if_asked)
+                for prefix, model in models.items()
+            }
+
+    def leave(self) -> NoReturn:
+        """End the process with status 0; the run is saved.
+
+        Raises:
+            Interrupted: Always.
+        """
+        command = shlex.join(self.tracker.environment["command"])
+        self.accelerator.print(f"stopped after step {self.step}; the same command continues: {command}")
+        self.tracker.close()
+        self.accelerator.end_training()
+        raise Interrupted
+
+    def log_train_loss(self) -> None:
+        """Read the mean loss since the last reading from the device, over all processes, and log it."""
+        total = self.accelerator.reduce(self.loss_sum.clone()).item()
+        self.train_loss = total / self.images_in_sum if self.images_in_sum else math.nan
         self.loss_sum.zero_()
         self.images_in_sum = 0
-        values = {"train/loss": train_loss, "train/lr": self.optimizer.param_groups[0]["lr"]}
+        values = {
+            "train/loss": self.train_loss,
+            "train/lr": self.optimizer.param_groups[0]["lr"],
+            "train/nonfinite_steps": float(self.nonfinite_steps),
+        }
         self.tracker.log(values, images_seen=self.images_seen, epoch=self.epoch)
-        return train_loss
 
-    def log_epoch(
-        self, evaluations: dict[str, Evaluation], diagnostics: dict[str, float], images_per_second: float
-    ) -> None:
+    def log_epoch(self, evaluations: dict[str, Evaluation]) -> None:
         """Log metrics, the loss's diagnostics and figures."""
-        self.log_evaluations(
-            evaluations, epoch=self.epoch, values={"train/images_per_second": images_per_second, **diagnostics}
-        )
+        self.log_evaluations(evaluations, epoch=self.epoch, values=self.epoch_values)
         soft_labels = getattr(self.loss, "soft_labels", None)
         if soft_labels is not None and self.accelerator.is_main_process:
             source = self.train_loader.source
@@ -252,70 +425,38 @@ class Trainer:
                 figure = reliability_diagram(evaluation.reliability, title=title)
                 self.tracker.log_figure(f"{prefix}/reliability", figure, images_seen=self.images_seen)
 
-    def report_epoch(self, train_loss: float, evaluations: dict[str, Evaluation], images_per_second: float) -> None:
+    def log_test(self, evaluations: dict[str, Evaluation]) -> None:
+        """Log the best epoch's results on the test split, once however often the command is typed."""
+        if not self.tested:
+            self.log_evaluations(evaluations, epoch=self.best.epoch)
+            self.tested = True
+            record_best(self)
+
+    def report_epoch(self, evaluations: dict[str, Evaluation]) -> None:
         """Print a line."""
         for prefix, evaluation in evaluations.items():
             metrics = evaluation.metrics
             line = (
-                f"epoch {self.epoch}/{self.config.epochs}  train loss {train_loss:.3f}  {prefix} "
+                f"epoch {self.epoch}/{self.config.epochs}  train loss {self.train_loss:.3f}  {prefix} "
                 f"top1 {metrics['top1']:.1%}  top5 {metrics['top5']:.1%}  balanced {metrics['balanced_accuracy']:.1%}  "
-                f"nll {metrics['nll']:.3f}  ece {metrics['ece']:.3f}  {images_per_second:.0f} img/s"
+                f"nll {metrics['nll']:.3f}  ece {metrics['ece']:.3f}  "
+                f"{self.epoch_values['train/images_per_second']:.0f} img/s"
             )
             if metrics["nonfinite"]:
                 line += f"  ({metrics['nonfinite']:.0f} samples with non-finite logits)"
             if self.accelerator.is_main_process:
                 tqdm.write(line)
 
-    def save(self, evaluations: dict[str, Evaluation]) -> None:
-        """Remember whether this epoch is the best, and write a checkpoint; the main process writes."""
-        metric = list(evaluations.values())[-1].metrics[self.config.select_by]
-        sign = -1 if self.config.select_by in SMALLER_IS_BETTER else 1
-        if math.isnan(self.best.metric) or sign * metric > sign * self.best.metric:
-            self.best = Best(self.epoch, metric)
+    def save(self) -> None:
+        """Write a checkpoint, and delete those that are neither new nor the best."""
+        save_run(self)
+        self.prune()
+        self.saved_at = time.monotonic()
+
+    def prune(self) -> None:
+        """Delete checkpoints that are neither new nor the best."""
         if self.accelerator.is_main_process:
-            optimizer_tensors, optimizer_rest = checkpoint.optimizer_tensors(self.optimizer)
-            tensors = {"model": self.raw_model.state_dict(), "loss": self.loss.state_dict()}
-            tensors["optimizer"] = optimizer_tensors
-            if self.ema is not None:
-                tensors["ema"] = self.ema.module.state_dict()
-            state = {"epoch": self.epoch, "step": self.step, "best": vars(self.best), "optimizer": optimizer_rest}
-            if self.accelerator.scaler is not None:
-                state["scaler"] = self.accelerator.scaler.state_dict()
-            checkpoint.save_checkpoint(self.folder(self.epoch), tensors, state)
-            checkpoint.prune_checkpoints(
-                self.checkpoints, keep_last=self.config.keep_last, keep=self.folder(self.best.epoch)
-            )
-        self.accelerator.wait_for_everyone()
-
-    def resume(self) -> None:
-        """Continue from the newest checkpoint of the run, if there is one."""
-        found = checkpoint.list_checkpoints(self.checkpoints)
-        if not found:
-            return
-        state = checkpoint.load_state(found[-1])
-        self.load_weights(found[-1])
-        self.loss.load_state_dict(checkpoint.load_tensors(found[-1], "loss"))
-        checkpoint.load_optimizer(self.optimizer, checkpoint.load_tensors(found[-1], "optimizer"), state["optimizer"])
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.epoch, self.step, self.best = state["epoch"], state["step"], Best(**state["best"])
-        self.accelerator.print(f"continuing after epoch {self.epoch} from {found[-1]}")
-
-    def load_best(self) -> None:
-        """Load the weights and soft labels of the best epoch."""
-        folder = self.folder(self.best.epoch)
-        self.load_weights(folder)
-        self.loss.load_state_dict(checkpoint.load_tensors(folder, "loss"))
-
-    def load_weights(self, folder: Path) -> None:
-        """Load the model, and its moving average, from a checkpoint."""
-        self.raw_model.load_state_dict(checkpoint.load_tensors(folder, "model"))
-        if self.ema is not None:
-            self.ema.module.load_state_dict(checkpoint.load_tensors(folder, "ema"))
-
-    def folder(self, epoch: int) -> Path:
-        """Return the checkpoint folder of an epoch."""
-        return self.checkpoints / f"epoch-{epoch:04d}"
+            prune_checkpoints(self.checkpoints, keep_last=self.config.keep_last, keep=best_folder(self))
 
 
 def average_batch_statistics(model: nn.Module, num_processes: int) -> None:

@@ -122,9 +122,8 @@ def main(config: Config) -> None:
     export = run_dir / "export"
     test = trainer.evaluate(loaders.test, "test")
     results = trainer.evaluate(loaders.val, "val") | test
+    trainer.log_test(test)
     if accelerator.is_main_process:
-        if not export.exists():  # otherwise this command was typed again after the end
-            trainer.log_evaluations(test, epoch=best.epoch)
         export_model(
             export,
             trainer.selected_model,

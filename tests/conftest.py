@@ -56,3 +56,40 @@ def fill(tree: Tree, per_class: dict[str, int]) -> Tree:
 def tree(tmp_path) -> Tree:
     """Four classes in three groups, 6 / 3 / 3 images of each; the CSVs are not written yet."""
     return fill(Tree(tmp_path / "set"), {"train": 6, "val": 3, "test": 3})
+
+
+SMALL = [
+    "--data.phantoms=false",
+    "--data.image_size=32",
+    "--data.resize_size=34",
+    "--data.workers=0",
+    "--model.name=test_convnext",
+    "--train.epochs=3",
+    "--train.global_batch_size=8",
+    "--train.log_every_steps=1",
+    "--train.device=cpu",
+    "--train.threads=1",
+]
+
+
+@pytest.fixture
+def train(tree, tmp_path):
+    """Run the recipe on the small tree in a folder by name, and return the folder."""
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    from ols.config import parse_config
+    from recipes.pretrain import QUICKSTART, main
+
+    tree.write_csvs()
+
+    def run(name: str, *options: str) -> Path:
+        run_dir = tmp_path / name
+        try:
+            main(parse_config(QUICKSTART, [*SMALL, f"--data.root={tree.root}", f"--run_dir={run_dir}", *options]))
+        finally:
+            for state in (AcceleratorState, PartialState, GradientState):
+                state._reset_state()
+        return run_dir
+
+    run.folder = tmp_path
+    return run

@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "ols.config": {"ols.losses", "ols.data.phantom"},  # constructors are the schema of what they construct
     "ols.checkpoint": set(),
     "ols.figures": set(),
+    "ols.interruption": set(),
     "ols.reproducibility": set(),
     "ols.tracking": {"ols.figures"},
     "ols.runs": {"ols.checkpoint"},
@@ -37,14 +38,18 @@ MAY_IMPORT = {
     "ols.report.findings": {"ols.metrics", "ols.predictions", "ols.trained"},
     "ols.report.tables": {"ols.report.findings"},
     "ols.report.page": {"ols.figures", "ols.metrics", "ols.predictions", "ols.report"},
+    "ols.resumption": {"ols.checkpoint", "ols.trainer"},  # the trainer as a type only
     "ols.trainer": {
         "ols.checkpoint",
         "ols.config",
         "ols.data.loading",
         "ols.evaluation",
         "ols.figures",
+        "ols.interruption",
         "ols.losses.base",
         "ols.reproducibility",
+        "ols.resumption",
+        "ols.runs",
         "ols.tracking",
     },
 }

@@ -1,4 +1,5 @@
 import json
+import resource
 
 import pytest
 import torch
@@ -28,18 +29,48 @@ def test_the_folder_says_how_the_run_was_made_before_the_first_record(tmp_path):
     tracker.close()
 
 
-def test_a_continued_run_has_no_doubled_points(tmp_path):
-    for start, points in ((0, (10, 20, 30)), (20, (30, 40))):
+def test_a_continued_run_has_no_doubled_and_no_missing_points(tmp_path):
+    def record(tag, images_seen, value):
+        tracker.log({tag: value}, images_seen=images_seen, epoch=1)
+
+    tracker = _tracker(tmp_path)
+    tracker.start(images_seen=0)
+    record("train/loss", 10, 0.1)
+    record("train/loss", 20, float("nan"))
+    place = tracker.flush()
+    record("val/top1", 20, 0.5)  # at the same place, but after the checkpoint
+    record("train/loss", 30, 0.3)
+    tracker._writer.flush()  # and no close: the attempt is killed
+
+    tracker = _tracker(tmp_path)
+    tracker.start(images_seen=20, metrics_bytes=place, purge_from=20)
+    record("val/top1", 20, 0.6)
+    place = tracker.flush()
+    record("train/loss", 30, 0.4)
+    tracker._writer.flush()
+
+    tracker = _tracker(tmp_path)
+    tracker.start(images_seen=20, metrics_bytes=place, purge_from=21)
+    record("train/loss", 30, 0.5)
+    tracker.close()
+
+    expected = [("train/loss", 10, 0.1), ("train/loss", 20, None), ("val/top1", 20, 0.6), ("train/loss", 30, 0.5)]
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(tag, r["images_seen"], r[tag]) for r in lines for tag in r if "/" in tag] == expected
+    events = _events(tmp_path)
+    train = [(scalar.step, pytest.approx(scalar.value, nan_ok=True)) for scalar in events.Scalars("train/loss")]
+    assert train == [(10, 0.1), (20, float("nan")), (30, 0.5)]
+    assert [(scalar.step, pytest.approx(scalar.value)) for scalar in events.Scalars("val/top1")] == [(20, 0.6)]
+
+
+def test_an_attempt_that_left_no_checkpoint_leaves_no_points(tmp_path):
+    for value in (0.1, 0.2):
         tracker = _tracker(tmp_path)
-        tracker.start(images_seen=start)
-        for images_seen in points:
-            tracker.log({"val/top1": images_seen / 100 + start}, images_seen=images_seen, epoch=1)
+        tracker.start(images_seen=0)
+        tracker.log({"train/loss": value}, images_seen=5, epoch=0)
         tracker.close()
-    expected = [(10, 0.1), (20, 0.2), (30, 20.3), (40, 20.4)]
-    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [(record["images_seen"], record["val/top1"]) for record in records] == expected
-    scalars = _events(tmp_path).Scalars("val/top1")
-    assert [(scalar.step, pytest.approx(scalar.value)) for scalar in scalars] == expected
+    assert [pytest.approx(scalar.value) for scalar in _events(tmp_path).Scalars("train/loss")] == [0.2]
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
 
 
 def test_metrics_are_json_even_where_they_are_not_numbers(tmp_path):
@@ -49,6 +80,19 @@ def test_metrics_are_json_even_where_they_are_not_numbers(tmp_path):
     tracker.close()
     record = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=pytest.fail)
     assert (record["a"], record["b"], record["format"]) == (None, 1.0, 1)
+
+
+def test_a_full_disk_is_a_message_that_names_the_file(tmp_path):
+    tracker = _tracker(tmp_path)
+    tracker.start(images_seen=0)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"cannot write: File too large: .*metrics\.jsonl"):
+            tracker.log({"a": 1.0}, images_seen=1, epoch=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    tracker.close()
 
 
 def test_other_processes_write_nothing(tmp_path):

@@ -3,47 +3,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState, PartialState
 from safetensors.torch import load_file
 
-from ols.config import parse_config
 from ols.trainer import Trainer
-from recipes.pretrain import QUICKSTART, main
-
-SMALL = [
-    "--data.phantoms=false",
-    "--data.image_size=32",
-    "--data.resize_size=34",
-    "--data.workers=0",
-    "--model.name=test_convnext",
-    "--train.epochs=3",
-    "--train.global_batch_size=8",
-    "--train.log_every_steps=1",
-    "--train.device=cpu",
-    "--train.threads=1",
-]
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerate():
-    yield
-    for state in (AcceleratorState, PartialState, GradientState):
-        state._reset_state()
-
-
-@pytest.fixture
-def train(tree, tmp_path):
-    """Run the recipe on the small tree in a folder by name, and return the folder."""
-    tree.write_csvs()
-
-    def run(name: str, *options: str) -> Path:
-        run_dir = tmp_path / name
-        main(parse_config(QUICKSTART, [*SMALL, f"--data.root={tree.root}", f"--run_dir={run_dir}", *options]))
-        for state in (AcceleratorState, PartialState, GradientState):
-            state._reset_state()
-        return run_dir
-
-    return run
 
 
 def _final(run_dir: Path, part: str, epoch: int = 3) -> dict[str, torch.Tensor]:
@@ -64,18 +26,6 @@ def _assert_same(first: Path, second: Path, *, atol: float = 0.0) -> None:
             )
 
 
-def _interrupt_after(monkeypatch, epoch: int) -> None:
-    """Break the run once an epoch's checkpoint is written."""
-    save = Trainer.save
-
-    def save_and_stop(self, evaluations):
-        save(self, evaluations)
-        if self.epoch == epoch:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Trainer, "save", save_and_stop)
-
-
 def _spy_on_train_steps(monkeypatch, look) -> list:
     """Call `look(trainer, batch)` before every training step, and return the list of what it returns."""
     seen, train_step = [], Trainer.train_step
@@ -86,23 +36,6 @@ def _spy_on_train_steps(monkeypatch, look) -> list:
 
     monkeypatch.setattr(Trainer, "train_step", spying_train_step)
     return seen
-
-
-def test_a_run_interrupted_between_epochs_continues_as_if_nothing_had_happened(train, monkeypatch):
-    options = ["--train.ema_decay=0.9", "--train.keep_last=3"]
-    whole = train("whole", *options)
-    with monkeypatch.context() as patch:
-        _interrupt_after(patch, 2)
-        with pytest.raises(KeyboardInterrupt):
-            train("broken", *options)
-    broken = train("broken", *options)
-    _assert_same(whole, broken)
-    assert all(torch.equal(value, _final(broken, "ema")[name]) for name, value in _final(whole, "ema").items())
-    expected, found = _records(whole), _records(broken)
-    assert len(expected) == len(found) == 3 * 3 + 3 + 1
-    for a, b in zip(expected, found, strict=True):
-        assert {k: v for k, v in a.items() if "second" not in k} == {k: v for k, v in b.items() if "second" not in k}
-    assert len((broken / "environment.jsonl").read_text().splitlines()) == 2
 
 
 def test_a_changed_configuration_is_refused_with_the_difference(train):
@@ -175,6 +108,13 @@ def test_channels_last_is_the_memory_format_of_images_and_weights(train, monkeyp
     assert seen == [[True, True]] * 3
 
 
+def test_deterministic_algorithms_are_asked_for(train, monkeypatch):
+    seen = _spy_on_train_steps(monkeypatch, lambda *_: torch.are_deterministic_algorithms_enabled())
+    for flag in ("true", "false"):
+        train(flag, "--train.epochs=1", "--loss.name=hard", f"--train.deterministic={flag}")
+    assert seen == [True] * 3 + [False] * 3
+
+
 def test_dropout_is_keyed_by_where_the_run_is(train, monkeypatch):
     def numbers(trainer, batch):
         return torch.rand(3).tolist()
@@ -195,7 +135,7 @@ def test_the_moving_average_is_evaluated_beside_the_model_and_exported(train):
     last = _records(run_dir)[-1]
     assert {"test/top1", "test_ema/top1", "test_ema/ece"} <= last.keys()
     exported = load_file(run_dir / "export" / "model.safetensors")
-    best = json.loads((sorted((run_dir / "checkpoints").iterdir())[-1] / "state.json").read_text())["best"]["epoch"]
+    best = json.loads((run_dir / "checkpoints/best.json").read_text())["best"]["epoch"]
     average, raw = _final(run_dir, "ema", best), _final(run_dir, "model", best)
     assert all(torch.equal(exported[name], average[name]) for name in average)
     assert any(not torch.equal(exported[name], raw[name]) for name in raw)
@@ -207,7 +147,9 @@ def test_the_epoch_is_chosen_on_validation_and_pruned_to_the_best_and_the_last(t
     best = min(losses, key=losses.get)
     assert _records(run_dir)[-1]["epoch"] == best  # the record of the test names the epoch that was tested
     kept = {path.name for path in (run_dir / "checkpoints").iterdir()}
-    assert kept == {f"epoch-{epoch:04d}" for epoch in {best, 4}}
+    assert kept == {"best.json"} | {f"epoch-{epoch:04d}" for epoch in {best, 3, 4}}
+    record = json.loads((run_dir / "checkpoints/best.json").read_text())
+    assert (record["metric"], record["best"]) == ("val/nll", {"epoch": best, "metric": losses[best]})
     exported = load_file(run_dir / "export" / "model.safetensors")
     assert all(torch.equal(exported[name], value) for name, value in _final(run_dir, "model", best).items())
 
@@ -228,9 +170,63 @@ def test_a_dry_run_takes_two_steps_of_everything(train):
     assert [path.name for path in run_dir.parent.iterdir() if path.name.startswith("run")] == ["run-dry_run"]
 
 
-def test_a_loss_that_diverges_stops_the_run_and_says_what_to_do(train):
-    with pytest.raises(RuntimeError, match=r"the training loss is (nan|inf) at step \d+ .*optim\.peak_lr"):
-        train("run", "--optim.peak_lr=1e20", "--optim.warmup_epochs=0")
+def test_a_step_that_is_not_finite_is_skipped_and_counted_and_changes_nothing(train, monkeypatch):
+    end_step, seen = Trainer.end_step, []
+
+    def spoil(trainer, batch):
+        if trainer.step == 4 and len(trainer.step_indices) == 2:  # the second half of the second epoch's second batch
+            batch["image"].fill_(torch.nan)
+        if trainer.step == 4 and len(trainer.step_indices) == 1:
+            seen.append(_everything(trainer))
+
+    def look(trainer):
+        end_step(trainer)
+        if trainer.step == 5:
+            seen.append(_everything(trainer))
+
+    _spy_on_train_steps(monkeypatch, spoil)
+    monkeypatch.setattr(Trainer, "end_step", look)
+    run_dir = train("run", "--train.accumulation_steps=2", "--model.name=test_resnet", "--train.ema_decay=0.9")
+    before, after = seen
+    assert len(before) > 100
+    assert {name for name in before if not torch.equal(before[name], after[name])} == set()
+    assert before["loss.prob_sums"].sum() > 0  # half collected
+    counts = [record["train/nonfinite_steps"] for record in _records(run_dir) if "train/loss" in record]
+    assert counts == [0] * 4 + [1] * 5
+    assert _records(run_dir)[-1]["test/count"] == 12
+    losses = [record["train/loss"] for record in _records(run_dir) if "train/loss" in record]
+    assert losses[4] is None  # of no image
+    assert all(value > 0 for value in losses[:4] + losses[5:])
+
+
+def _everything(trainer) -> dict[str, torch.Tensor]:
+    parts = {"model": trainer.raw_model, "ema": trainer.ema.module, "loss": trainer.loss}
+    tensors = {f"{part}.{key}": value for part, module in parts.items() for key, value in module.state_dict().items()}
+    for number, values in trainer.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{number}.{key}": value for key, value in values.items()}
+    return {name: value.clone() for name, value in tensors.items()}
+
+
+def test_a_gradient_that_is_not_finite_is_skipped_too(train, monkeypatch):
+    def hook(trainer, batch):
+        if trainer.step == 1:
+            parameter = next(trainer.raw_model.parameters())
+            handle = parameter.register_hook(lambda gradient: handle.remove() or gradient * torch.inf)
+
+    _spy_on_train_steps(monkeypatch, hook)
+    run_dir = train("run", "--train.epochs=1")
+    assert [r["train/nonfinite_steps"] for r in _records(run_dir) if "train/loss" in r] == [0, 1, 1]
+    assert all(value.isfinite().all() for value in _final(run_dir, "model", 1).values())
+
+
+def test_a_loss_that_diverges_stops_the_run_and_says_what_to_do_and_which_samples_it_met(train, tmp_path):
+    with pytest.raises(
+        RuntimeError, match=r"not finite in 2 steps in a row, .*nonfinite_samples\.json; .*optim\.peak_lr"
+    ):
+        train("run", "--optim.peak_lr=1e20", "--optim.warmup_epochs=0", "--train.max_nonfinite_steps=2")
+    named = json.loads((tmp_path / "run/nonfinite_samples.json").read_text())
+    assert len(set(named["sample_ids"])) == 8
+    assert all((tmp_path / "set" / sample).is_file() for sample in named["sample_ids"])
 
 
 def test_self_training_takes_a_teacher_and_asks_for_one(train):

@@ -42,7 +42,14 @@ def _torchrun(processes: int, *command) -> str:
 
 
 def _launch(processes: int, folder: Path, root: Path) -> Path:
+    """Run on so many processes to the end."""
     run_dir = folder / f"run{processes}"
+    options = _options(run_dir, root, accumulation_steps=3 - processes, workers=processes - 1)
+    _torchrun(processes, LAUNCHED / "recording_pretrain.py", folder / f"ids{processes}", *options)
+    return run_dir
+
+
+def _options(run_dir: Path, root: Path, *, accumulation_steps: int, workers: int) -> list[str]:
     arguments = {
         "--run_dir": run_dir,
         "--data.root": root,
@@ -50,13 +57,13 @@ def _launch(processes: int, folder: Path, root: Path) -> Path:
         "--data.image_size": 32,
         "--data.resize_size": 34,
         "--data.class_weights": "inverse",
-        "--data.workers": processes - 1,  # none for one process, one for each of two
+        "--data.workers": workers,
         "--model.name": "test_convnext",
         "--optim.peak_lr": 0.02,
         "--train.precision": "float64",
         "--train.epochs": EPOCHS,
         "--train.global_batch_size": GLOBAL_BATCH,
-        "--train.accumulation_steps": 3 - processes,  # two micro-batches for one process
+        "--train.accumulation_steps": accumulation_steps,
         "--train.log_every_steps": 2,
         "--train.ema_decay": 0.9,
         "--train.threads": 1,
@@ -64,8 +71,7 @@ def _launch(processes: int, folder: Path, root: Path) -> Path:
         "--loss.name": "ols",
         "--loss.hard_weight": 0.6,
     }
-    _torchrun(processes, LAUNCHED / "recording_pretrain.py", folder / f"ids{processes}", *chain(*arguments.items()))
-    return run_dir
+    return [str(argument) for argument in chain(*arguments.items())]
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +126,38 @@ def test_two_ranks_report_the_metrics_of_one_over_every_sample_once(runs):
     assert compared > 80
     assert [record["val/count"] for record in records[1] if "val/count" in record] == [13] * EPOCHS
     assert records[1][-1]["test/count"] == records[1][-1]["test_ema/count"] == 13
+
+
+def test_one_process_then_two_then_one_continue_the_run_of_one(runs, monkeypatch):
+    """Stopped inside both epochs; of the two processes, the signal reaches only the second."""
+    folder, (whole, _) = runs
+    run_dir, record = folder / "elastic", LAUNCHED / "recording_pretrain.py"
+    options = _options(run_dir, folder / "set", accumulation_steps=1, workers=1)
+    ids = []
+    for number, (processes, stop) in enumerate(((1, "3"), (2, "8"), (1, None))):
+        if stop is None:
+            monkeypatch.delenv("STOP_BEFORE_STEP")
+        else:
+            monkeypatch.setenv("STOP_BEFORE_STEP", stop)
+        printed = _torchrun(processes, record, folder / f"elastic{number}", *options)
+        assert (stop is None) != ("the same command continues: " in printed)
+        ranks = [json.loads((folder / f"elastic{number}.{rank}.json").read_text()) for rank in range(processes)]
+        ids += [[*chain(*step)] for step in zip(*ranks, strict=True)]
+    expected = json.loads((folder / "ids1.0.json").read_text())  # in two micro-batches
+    assert ids == [first + second for first, second in zip(expected[::2], expected[1::2], strict=True)]
+
+    last = f"checkpoints/epoch-{EPOCHS:04d}"
+    for part in ("model", "ema", "loss", "optimizer"):
+        a, b = (load_file(run / last / f"{part}.safetensors") for run in (whole, run_dir))
+        assert a.keys() == b.keys()
+        for name in a:
+            torch.testing.assert_close(b[name], a[name], rtol=0, atol=1e-6)
+    a, b = ([json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (whole, run_dir))
+    assert len(a) == len(b)
+    for expected, found in zip(a, b, strict=True):
+        assert expected.keys() == found.keys()
+        for tag in expected.keys() - {"train/images_per_second"}:
+            assert found[tag] == pytest.approx(expected[tag], abs=1e-6), tag
 
 
 def test_two_ranks_leave_one_set_of_event_files(runs):

@@ -1,5 +1,9 @@
 """From a data set to batches on the device."""
 
+import hashlib
+import os
+import signal
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -66,6 +70,21 @@ def _already_a_batch(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return batch
 
 
+def _heed_only_the_parent(worker: int) -> None:
+    """Let a signal to all processes of a run not end its workers, whose end would end the run before it has saved."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not hasattr(signal, "sigwaitinfo"):
+        return  # macOS
+
+    def wait() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=wait, daemon=True).start()
+
+
 class Loader:
     """Batches on the device: `image` as the model expects it, `target`, `index`.
 
@@ -105,6 +124,7 @@ class Loader:
             num_workers=workers,
             persistent_workers=workers > 0,
             prefetch_factor=4 if workers else None,  # a few batches of bytes are small, and readers do not keep pace
+            worker_init_fn=_heed_only_the_parent,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # its own, so that starting an iterator leaves the global generator alone
         )
@@ -116,6 +136,13 @@ class Loader:
     def num_samples(self) -> int:
         """Distinct samples over all processes."""
         return len(self.batches.pool)
+
+    def fingerprint(self) -> str:
+        """Return a checksum of the classes, and of the names and classes of the pool's samples in their order."""
+        digest = hashlib.blake2b("\n".join(self.source.classes).encode(), digest_size=16)
+        for index in self.batches.pool.tolist():
+            digest.update(f"\n{self.source.sample_id(index)}\t{self.source.targets[index]}".encode())
+        return digest.hexdigest()
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         scale, offset = 1 / (255 * self.preprocessing.std), -self.preprocessing.mean / self.preprocessing.std

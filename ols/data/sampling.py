@@ -61,6 +61,7 @@ class TrainBatches(Sampler[list[Key]]):
         self.batch_size = global_batch_size // parts
         self.steps = len(pool) // global_batch_size
         self.epoch = 0
+        self.start_step = 0  # global batches of the epoch that are left out: a run continues after them
 
     def __len__(self) -> int:
         return self.steps * self.accumulation_steps
@@ -69,7 +70,7 @@ class TrainBatches(Sampler[list[Key]]):
         keys = self._keys()[: self.steps * self.global_batch_size]
         # [steps, accumulation_steps, world_size, batch_size, 2]
         keys = keys.reshape(-1, self.world_size, self.batch_size, 2)
-        for batch in keys[:, self.rank]:
+        for batch in keys[self.start_step * self.accumulation_steps :, self.rank]:
             yield [(epoch, index) for epoch, index in batch.tolist()]
 
     def _keys(self) -> np.ndarray:
@@ -120,6 +121,7 @@ class EvalBatches(Sampler[list[Key]]):
     def __init__(self, pool: np.ndarray, *, batch_size: int, rank: int = 0, world_size: int = 1):
         self.pool, self.batch_size = pool, batch_size
         self.share = pool[rank::world_size]
+        self.most = -(-len(pool[::world_size]) // batch_size)  # batches of the process that has most
 
     def __len__(self) -> int:
         return -(-len(self.share) // self.batch_size)

@@ -121,6 +121,10 @@ class LabelLoss(nn.Module, ABC):
     def sum_over_ranks(self, *, reduce: Callable[[Tensor], Tensor | None] | None = None) -> None:
         """Gather on rank 0 what the ranks collected, before a checkpoint inside an epoch; nothing without state."""
 
+    def collected(self) -> dict[str, Tensor]:
+        """Return this rank's sums of this epoch, themselves and not copies, by name in the state dict; none without."""
+        return {}
+
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """Collect nothing inside: for the second forward pass of SAM, R-Drop or LBFGS."""

@@ -105,6 +105,10 @@ class OnlineLabelSmoothing(LabelLoss):
         """This epoch's numbers of samples predicted correctly, `[K]`, int64."""
         return self._correct_counts[: self.num_classes]
 
+    def collected(self) -> dict[str, Tensor]:
+        """Return this rank's `prob_sums` and `correct_counts`, themselves and not copies."""
+        return {"prob_sums": self.prob_sums, "correct_counts": self.correct_counts}
+
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """Collect nothing inside: for the second forward pass of SAM, R-Drop or LBFGS."""
@@ -254,8 +258,7 @@ class OnlineLabelSmoothing(LabelLoss):
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination[f"{prefix}prob_sums"] = self.prob_sums
-        destination[f"{prefix}correct_counts"] = self.correct_counts
+        destination.update({prefix + name: value for name, value in self.collected().items()})
         # Not a tensor among the others: it travels with the state dict's version, as torch's own metadata does.
         destination._metadata[prefix[:-1]]["epochs_ended"] = self.epochs_ended
 

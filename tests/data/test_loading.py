@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -155,6 +159,32 @@ def test_class_balanced_loaders_repeat_small_classes_with_other_crops(tree):
     assert len(repeated) == 2
     assert not torch.equal(repeated[0], repeated[1])
     assert class_counts(loader).tolist() == [6, 6, 6, 26]
+
+
+def test_a_signal_to_the_workers_does_not_end_them_but_the_end_of_their_parent_does(tree, tmp_path):
+    tree.write_csvs()
+    code = f"""
+import os, signal, subprocess, time
+from ols.data import Preprocessing, build_loaders
+loader = build_loaders({str(tree.root)!r}, preprocessing=Preprocessing(32, 34), global_batch_size=8, workers=2).train
+batches = iter(loader)
+next(batches)
+workers = [worker.pid for worker in loader._loader._iterator._workers]
+for number in (signal.SIGINT, signal.SIGTERM):
+    for worker in workers:
+        subprocess.run(["kill", f"-{{number}}", str(worker)], check=True)
+time.sleep(0.5)
+loader.batches.epoch = 1
+print(len(list(loader)), *workers)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    batches, *workers = map(int, done.stdout.split())
+    assert batches == 3
+    assert done.stderr == ""
+    assert len(workers) == 2
+    for worker in workers:
+        with pytest.raises(ProcessLookupError):
+            os.kill(worker, 0)
 
 
 def test_a_dry_run_limits_and_overfitting_repeats(tree):

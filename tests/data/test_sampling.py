@@ -69,6 +69,20 @@ def test_any_number_of_processes_and_accumulation_steps_reads_the_same_global_ba
     assert len({key[1] for key in flat}) == len(flat) == 96
 
 
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_an_epoch_continues_at_a_step_with_the_batches_that_are_left(world_size):
+    for rank in range(world_size):
+        batches = TrainBatches(
+            np.arange(50), global_batch_size=12, accumulation_steps=3, rank=rank, world_size=world_size, seed=1
+        )
+        batches.epoch = 2
+        whole = list(batches)
+        assert len(whole) == 4 * 3
+        for step in range(4):
+            batches.start_step = step
+            assert list(batches) == whole[3 * step :]
+
+
 def test_what_does_not_divide_is_refused_with_the_numbers():
     with pytest.raises(ValueError, match="global_batch_size 10 does not divide into 2 processes x 3 accumulation"):
         TrainBatches(np.arange(100), global_batch_size=10, accumulation_steps=3, world_size=2)

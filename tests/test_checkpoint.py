@@ -1,0 +1,166 @@
+import resource
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from ols.checkpoint import (
+    DamagedFileError,
+    clean_checkpoints,
+    list_checkpoints,
+    load_optimizer,
+    load_state,
+    load_tensors,
+    optimizer_tensors,
+    prune_checkpoints,
+    save_checkpoint,
+    verify_checkpoint,
+)
+
+TENSORS = {
+    "model": {"weight": torch.arange(600.0).view(20, 30).t(), "count": torch.tensor(3)},
+    "loss": {"soft_labels": torch.eye(4, dtype=torch.float64)},
+}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    folder = tmp_path / "epoch-0001"
+    save_checkpoint(folder, TENSORS, {"epoch": 1, "values": [0.1, None]})
+    return folder
+
+
+def test_what_is_loaded_is_what_was_saved(saved):
+    verify_checkpoint(saved)
+    assert load_state(saved) == {"format": 1, "epoch": 1, "values": [0.1, None]}
+    for part, tensors in TENSORS.items():
+        loaded = load_tensors(saved, part)
+        assert loaded.keys() == tensors.keys()
+        assert all(torch.equal(loaded[name], value) for name, value in tensors.items())
+    assert sorted(path.name for path in saved.iterdir()) == [
+        "loss.safetensors",
+        "manifest.json",
+        "model.safetensors",
+        "state.json",
+    ]
+
+
+def test_every_file_truncated_at_every_quarter_or_with_a_flipped_byte_is_named(saved, tmp_path):
+    cases = 0
+    for original in saved.iterdir():
+        contents = original.read_bytes()
+        size = len(contents)
+        truncated = [contents[: size * quarter // 4] for quarter in range(4)]
+        flipped = [contents[:n] + bytes([contents[n] ^ 1]) + contents[n + 1 :] for n in range(0, size, size // 20)]
+        for number, wrong in enumerate([*truncated, *flipped]):
+            folder = tmp_path / f"epoch-{number + 2:04d}"
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(saved, folder)
+            (folder / original.name).write_bytes(wrong)
+            with pytest.raises(DamagedFileError, match=str(folder / original.name).replace(".", r"\.")):
+                verify_checkpoint(folder)
+            cases += 1
+        original.rename(saved / "elsewhere")
+        with pytest.raises(DamagedFileError, match=f"{original.name} is missing"):
+            verify_checkpoint(saved)
+        (saved / "elsewhere").rename(original)
+    assert cases >= 4 * 24
+    verify_checkpoint(saved)
+
+
+def test_a_damaged_checkpoint_is_set_aside_with_a_warning_and_the_others_stay(saved, tmp_path):
+    newer = tmp_path / "epoch-0002"
+    save_checkpoint(newer, TENSORS, {"epoch": 2})
+    (newer / "loss.safetensors").write_bytes(b"")
+    with pytest.warns(
+        UserWarning, match=rf"{newer}/loss\.safetensors has 0 bytes, expected \d+; epoch-0002 is not used"
+    ):
+        clean_checkpoints(tmp_path)
+    assert list_checkpoints(tmp_path) == [saved]
+    assert (tmp_path / "damaged-epoch-0002").is_dir()
+
+
+def test_a_full_disk_is_a_message_that_names_the_file_and_leaves_the_older_checkpoint(saved, tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(
+            OSError, match=r"cannot write \d+ bytes: File too large.*epoch-0002\.partial/model\.safetensors"
+        ):
+            save_checkpoint(tmp_path / "epoch-0002", TENSORS, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list_checkpoints(tmp_path) == [saved]
+    verify_checkpoint(saved)
+    clean_checkpoints(tmp_path)
+    assert list(tmp_path.iterdir()) == [saved]
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "checkpoints").write_text("a file is in the way, which stops root, too")
+    with pytest.raises(OSError, match=str(tmp_path / "checkpoints")):
+        save_checkpoint(tmp_path / "checkpoints" / "epoch-0001", TENSORS, {})
+
+
+def test_a_checkpoint_appears_with_all_its_files_and_not_before(tmp_path, monkeypatch):
+    seen, rename = [], Path.rename
+
+    def looking(self, target):
+        seen.append((sorted(path.name for path in self.iterdir()), list_checkpoints(tmp_path)))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", looking)
+    save_checkpoint(tmp_path / "epoch-0001", TENSORS, {})
+    assert seen == [(["loss.safetensors", "manifest.json", "model.safetensors", "state.json"], [])]
+
+
+def test_pruning_keeps_the_newest_and_one_more_and_hides_what_it_deletes(tmp_path, monkeypatch):
+    names = ["epoch-0000-step-00000002", "epoch-0001", "epoch-0001-step-00000005", "epoch-0002", "epoch-0010"]
+    for name in names:
+        save_checkpoint(tmp_path / name, TENSORS, {})
+    assert [path.name for path in list_checkpoints(tmp_path)] == names
+    prune_checkpoints(tmp_path, keep_last=2, keep=tmp_path / "epoch-0001")
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["epoch-0001", "epoch-0002", "epoch-0010"]
+
+    def killed(path):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda path, **options: None if options else killed(path))
+        with pytest.raises(KeyboardInterrupt):
+            prune_checkpoints(tmp_path, keep_last=1, keep=tmp_path / "epoch-0001")
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["epoch-0001", "epoch-0010"]
+    clean_checkpoints(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"epoch-0001", "epoch-0010"}
+
+
+@pytest.mark.parametrize(
+    "build", [lambda p: torch.optim.SGD(p, 0.1, momentum=0.9), lambda p: torch.optim.AdamW(p, 0.1)]
+)
+def test_an_optimizer_continues_with_the_same_bits_and_memory_format(tmp_path, build):
+    def step(layer, optimizer, seed):
+        images = torch.rand(2, 4, 6, 6, generator=torch.Generator().manual_seed(seed))
+        layer(images.contiguous(memory_format=torch.channels_last)).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    layers = [torch.nn.Conv2d(4, 4, 3).to(memory_format=torch.channels_last) for _ in range(2)]
+    optimizers = [build(layer.parameters()) for layer in layers]
+    step(layers[0], optimizers[0], 0)
+    tensors, rest = optimizer_tensors(optimizers[0])
+    save_checkpoint(tmp_path / "epoch-0001", {"optimizer": tensors, "model": layers[0].state_dict()}, {"rest": rest})
+    layers[1].load_state_dict(load_tensors(tmp_path / "epoch-0001", "model"))
+    load_optimizer(
+        optimizers[1],
+        load_tensors(tmp_path / "epoch-0001", "optimizer"),
+        load_state(tmp_path / "epoch-0001")["rest"],
+    )
+    for seed in (1, 2):
+        for layer, optimizer in zip(layers, optimizers, strict=True):
+            step(layer, optimizer, seed)
+    assert torch.equal(layers[0].weight, layers[1].weight)
+    states = [next(iter(optimizer.state.values())) for optimizer in optimizers]
+    for key, value in states[0].items():
+        assert torch.equal(value, states[1][key])
+        assert value.stride() == states[1][key].stride()
