@@ -251,6 +251,15 @@ class Trainer:
                 title = f"{prefix}, epoch {epoch}, N = {evaluation.metrics['count']:.0f}"
                 figure = reliability_diagram(evaluation.reliability, title=title)
                 self.tracker.log_figure(f"{prefix}/reliability", figure, images_seen=self.images_seen)
+                self.tracker.log_reliability(prefix, evaluation.reliability, images_seen=self.images_seen)
+                source = self.train_loader.source
+                self.tracker.log_confusion(
+                    f"{prefix}/most_confused",
+                    evaluation.confusion,
+                    source.classes,
+                    source.groups,
+                    images_seen=self.images_seen,
+                )
 
     def report_epoch(self, train_loss: float, evaluations: dict[str, Evaluation], images_per_second: float) -> None:
         """Print a line."""

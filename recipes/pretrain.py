@@ -16,6 +16,7 @@ def main(config: Config) -> None:
     # Imported here because it takes seconds: --help and a wrong key answer at once.
     import torch
 
+    from ols.dashboard import comparison_url
     from ols.data import Preprocessing, build_loaders, class_counts, class_weights
     from ols.data.phantom import write_phantoms
     from ols.evaluation import tagged
@@ -125,6 +126,9 @@ def main(config: Config) -> None:
     if accelerator.is_main_process:
         if not export.exists():  # otherwise this command was typed again after the end
             trainer.log_evaluations(test, epoch=best.epoch)
+            soft_labels = getattr(loss, "soft_labels", None)
+            names = {"classes": loaders.classes, "groups": loaders.groups}
+            tracker.log_end(tagged(test), epoch=best.epoch, soft_labels=soft_labels, **names)
         export_model(
             export,
             trainer.selected_model,
@@ -138,6 +142,7 @@ def main(config: Config) -> None:
         print(f"\n{run_dir}, best epoch {best.epoch} of {config.train.epochs} by val {config.train.select_by}")
         print(result_table(results))
         print(f"\nexport       {export}\ncurves       tensorboard --logdir {run_dir.parent}")
+        print(f"compare      {comparison_url()}")
     accelerator.end_training()
 
 
