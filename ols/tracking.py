@@ -50,7 +50,8 @@ class Tracker:
                 line for line in metrics.read_text().splitlines(True) if json.loads(line)["images_seen"] <= images_seen
             ]
             metrics.write_text("".join(kept))
-        self._writer = SummaryWriter(str(self.run_dir), purge_step=images_seen + 1 if images_seen else None)
+        # TensorBoard forgets nothing at the first such mark it meets, so a run begins with one.
+        self._writer = SummaryWriter(str(self.run_dir), purge_step=images_seen + 1 if images_seen else 0)
         averaged = self.config.get("train", {}).get("ema_decay") is not None
         dashboard.add_layout(self._writer, ["val", "val_ema"] if averaged else ["val"])
         self.log_text("run/command", f"    {shlex.join(self.environment['command'])}", images_seen=images_seen)
