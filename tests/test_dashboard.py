@@ -166,12 +166,12 @@ def test_hyperparameters_come_with_final_metrics_and_one_session_a_run(board):
 
 def test_confused_pairs_configuration_and_command_are_readable(board):
     tags = board("plugin/text/tags")["ols-seed0"]
-    assert sorted(tags) == ["run/command", "run/config", "val/most_confused"]
-    texts = board("plugin/text/text", run="ols-seed0", tag="val/most_confused")
+    assert sorted(tags) == [f"{tag}/text_summary" for tag in ("run/command", "run/config", "val/most_confused")]
+    texts = board("plugin/text/text", run="ols-seed0", tag="val/most_confused/text_summary")
     assert [text["step"] for text in texts] == [100, 200]
     assert "<table>" in texts[0]["text"]
     assert "normal | none (CT abd)" in texts[0]["text"]
-    assert "hard_weight" in board("plugin/text/text", run="ols-seed0", tag="run/config")[0]["text"]
+    assert "hard_weight" in board("plugin/text/text", run="ols-seed0", tag="run/config/text_summary")[0]["text"]
 
 
 def test_confused_pairs_are_sorted_and_their_share_is_that_of_the_true_class():
