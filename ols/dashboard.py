@@ -101,7 +101,6 @@ def add_hparams(writer: SummaryWriter, config: dict[str, Any], metrics: dict[str
         "loss": loss.pop("name"),
         "loss_options": ", ".join(f"{key}={value}" for key, value in sorted(loss.items())) or "default",
         "model": config["model"]["name"],
-        "optimizer": config["optim"]["name"],
         "peak_lr": config["optim"]["peak_lr"],
         "global_batch_size": config["train"]["global_batch_size"],
         "epochs": config["train"]["epochs"],
