@@ -22,10 +22,12 @@ class Evaluation:
     Args:
         metrics: Scalars by name.
         reliability: Count, mean confidence and accuracy of 15 confidence bins, float64 `[15, 3]` on the CPU.
+        confusion: Counts `[K, K + 1]` of true by predicted class, the last column for no prediction; on the CPU.
     """
 
     metrics: dict[str, float]
     reliability: Tensor
+    confusion: Tensor
 
     @property
     def reliability_intervals(self) -> Tensor:
@@ -75,8 +77,8 @@ def evaluate(
     if seen != loader.num_samples:
         raise RuntimeError(f"evaluated {seen:.0f} samples of a split of {loader.num_samples}")
     with metrics.sync_context():
-        reliability = metrics.reliability().cpu()
-    return Evaluation(results, reliability)
+        reliability, confusion = metrics.reliability().cpu(), metrics.confusion.cpu()
+    return Evaluation(results, reliability, confusion)
 
 
 def predict(

@@ -9,7 +9,10 @@ from typing import Any
 
 import yaml
 from matplotlib.figure import Figure
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
+
+from ols import dashboard
 
 FORMAT = 1
 
@@ -55,6 +58,12 @@ class Tracker:
             if record["images_seen"] >= purge_from:
                 values = {tag: math.nan if value is None else value for tag, value in record.items() if "/" in tag}
                 self._add_scalars(values, record["images_seen"])
+        if images_seen == 0:
+            averaged = self.config.get("train", {}).get("ema_decay") is not None
+            dashboard.add_layout(self._writer, ["val", "val_ema"] if averaged else ["val"])
+            self.log_text("run/command", f"    {shlex.join(self.environment['command'])}", images_seen=0)
+            config = yaml.safe_dump(self.config, sort_keys=False)
+            self.log_text("run/config", f"```\n{config}```", images_seen=0)
 
     def log(self, values: dict[str, float], *, images_seen: int, epoch: int) -> None:
         """Record scalars, by tags such as `val/top1`."""
@@ -82,6 +91,48 @@ class Tracker:
         with self._metrics.open("a") as file:
             os.fsync(file.fileno())
             return file.tell()
+
+    def log_text(self, tag: str, markdown: str, *, images_seen: int) -> None:
+        """Record a text."""
+        if self._writer is not None:
+            self._writer.add_text(tag, markdown, images_seen)
+
+    def log_reliability(self, prefix: str, reliability: Tensor, *, images_seen: int) -> None:
+        """Record a reliability curve `[15, 3]` of count, mean confidence and accuracy; see `ols.dashboard`."""
+        if self._writer is not None:
+            dashboard.write_perfect(self.run_dir.parent, prefix)
+            dashboard.add_reliability(self._writer, prefix, reliability, images_seen=images_seen)
+
+    def log_confusion(
+        self, tag: str, confusion: Tensor, classes: list[str], groups: list[str], *, images_seen: int
+    ) -> None:
+        """Record the most confused pairs of a confusion matrix `[K, K + 1]`, whose last column is no prediction."""
+        if self._writer is not None:
+            self.log_text(tag, dashboard.confusion_table(confusion, classes, groups), images_seen=images_seen)
+
+    def log_end(
+        self,
+        metrics: dict[str, float],
+        *,
+        epoch: int,
+        soft_labels: Tensor | None,
+        classes: list[str],
+        groups: list[str],
+    ) -> None:
+        """Record what a run comes to: its row among the hyperparameters, and the soft labels as vectors.
+
+        Args:
+            metrics: Final metrics by tag; their scalars are recorded.
+            epoch: The epoch that was chosen.
+            soft_labels: Its soft labels `[K, K]`, where the loss has some.
+            classes: Label of each class.
+            groups: Modality and anatomy of each class.
+        """
+        if self._writer is None:
+            return
+        dashboard.add_hparams(self._writer, self.config, metrics)
+        if soft_labels is not None:
+            dashboard.add_projector(self._writer, "soft_labels", soft_labels, classes, groups, epoch=epoch)
 
     def close(self) -> None:
         """Flush and close the logs."""

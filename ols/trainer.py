@@ -422,13 +422,26 @@ class Trainer:
         if self.accelerator.is_main_process:
             for prefix, evaluation in evaluations.items():
                 title = f"{prefix}, epoch {epoch}, N = {evaluation.metrics['count']:.0f}"
-                figure = reliability_diagram(evaluation.reliability, title=title)
+                intervals = evaluation.reliability_intervals
+                figure = reliability_diagram(evaluation.reliability, title=title, intervals=intervals)
                 self.tracker.log_figure(f"{prefix}/reliability", figure, images_seen=self.images_seen)
+                self.tracker.log_reliability(prefix, evaluation.reliability, images_seen=self.images_seen)
+                source = self.train_loader.source
+                self.tracker.log_confusion(
+                    f"{prefix}/most_confused",
+                    evaluation.confusion,
+                    source.classes,
+                    source.groups,
+                    images_seen=self.images_seen,
+                )
 
     def log_test(self, evaluations: dict[str, Evaluation]) -> None:
         """Log the best epoch's results on the test split, once however often the command is typed."""
         if not self.tested:
             self.log_evaluations(evaluations, epoch=self.best.epoch)
+            source, soft_labels = self.train_loader.source, getattr(self.loss, "soft_labels", None)
+            names = {"classes": source.classes, "groups": source.groups}
+            self.tracker.log_end(tagged(evaluations), epoch=self.best.epoch, soft_labels=soft_labels, **names)
             self.tested = True
             record_best(self)
 
@@ -439,8 +452,9 @@ class Trainer:
             line = (
                 f"epoch {self.epoch}/{self.config.epochs}  train loss {self.train_loss:.3f}  {prefix} "
                 f"top1 {metrics['top1']:.1%}  top5 {metrics['top5']:.1%}  balanced {metrics['balanced_accuracy']:.1%}  "
-                f"nll {metrics['nll']:.3f}  ece {metrics['ece']:.3f}  "
-                f"{self.epoch_values['train/images_per_second']:.0f} img/s"
+                f"nll {metrics['nll']:.3f}  "
+                f"ece {metrics['ece']:.3f} ({metrics['ece_low']:.3f}-{metrics['ece_high']:.3f}, null "
+                f"{metrics['ece_null']:.3f})  {self.epoch_values['train/images_per_second']:.0f} img/s"
             )
             if metrics["nonfinite"]:
                 line += f"  ({metrics['nonfinite']:.0f} samples with non-finite logits)"

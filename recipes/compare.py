@@ -13,9 +13,11 @@ def main(arguments: Namespace) -> None:
     # Imported here because it takes seconds: --help answers at once.
     from ols.comparison import compare_losses, load_runs, summarise
     from ols.comparison_report import markdown, write_report
+    from ols.dashboard import PERFECT
     from ols.runs import describe_conditions
 
-    run_dirs = [run_dir for run_dir in arguments.runs if run_dir.is_dir()]
+    # `runs/*` of a shell names files as well, and TensorBoard's diagonal.
+    run_dirs = [run_dir for run_dir in arguments.runs if run_dir.is_dir() and run_dir.name != PERFECT]
     runs = load_runs(run_dirs, allow=arguments.allow)
     summaries = summarise(runs)
     comparisons = compare_losses(runs, arguments.reference)

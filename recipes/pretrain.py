@@ -16,6 +16,7 @@ def main(config: Config) -> None:
     # Imported here because it takes seconds: --help and a wrong key answer at once.
     import torch
 
+    from ols.dashboard import comparison_url
     from ols.data import Preprocessing, build_loaders, class_counts, class_weights
     from ols.data.phantom import write_phantoms
     from ols.evaluation import tagged
@@ -137,6 +138,7 @@ def main(config: Config) -> None:
         print(f"\n{run_dir}, best epoch {best.epoch} of {config.train.epochs} by val {config.train.select_by}")
         print(result_table(results))
         print(f"\nexport       {export}\ncurves       tensorboard --logdir {run_dir.parent}")
+        print(f"compare      {comparison_url()}")
     accelerator.end_training()
 
 

@@ -94,7 +94,10 @@ def main(sweep: Sweep, runs: list[Run], *, dry_run: bool) -> int:
     if outcomes & {"failed", "stopped"}:
         print(f"continue     {shlex.join([Path(sys.executable).name, *sys.argv])}")
     several = " --allow model" if len(sweep.architectures) > 1 else ""
-    print(f"compare      python {_recipe('compare.py')} {folder}/runs/* --output {folder}/comparison{several}")
+    print(f"compare      python {_recipe('compare.py')} {folder}/runs/*-seed* --output {folder}/comparison{several}")
+    from ols.dashboard import comparison_url  # takes seconds
+
+    print(f"curves       tensorboard --logdir {folder}/runs\n             {comparison_url(runs=list(by_name))}")
     return 130 if "stopped" in outcomes else int("failed" in outcomes)
 
 

@@ -35,7 +35,7 @@ def test_the_arithmetic_of_a_run_by_pencil(loaders):
 def test_a_table_has_a_row_for_each_evaluation_and_aligned_columns():
     metrics = {"top1": 0.5, "top5": 1.0, "balanced_accuracy": 0.25, "macro_f1": 0.125, "nll": 1.23456, "ece": 0.1}
     metrics |= {"ece_low": 0.05, "ece_high": 0.2, "ece_null": 0.0123, "count": 12.0}
-    evaluation = Evaluation(metrics, torch.zeros(15, 3))
+    evaluation = Evaluation(metrics, torch.zeros(15, 3), torch.zeros(2, 3))
     header, first, second = result_table({"val": evaluation, "test_ema": evaluation}).splitlines()
     expected = "top1 top5 balanced_accuracy macro_f1 nll ece 95 % interval null images"
     assert " ".join(header.split()) == expected

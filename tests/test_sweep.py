@@ -82,7 +82,7 @@ def test_a_sweep_is_the_product_each_run_a_process_group_and_evaluation_comes_on
     assert recorded.calls[4][3:] == [str(recorded.folder / "runs" / name) for name in NAMES]
     printed = capsys.readouterr().out
     assert "recording_launcher.py recipes/pretrain.py --config=" in printed.replace(os.path.relpath(ROOT) + "/", "")
-    assert f"compare.py {recorded.folder}/runs/* --output {recorded.folder}/comparison" in printed
+    assert f"compare.py {recorded.folder}/runs/*-seed* --output {recorded.folder}/comparison" in printed
     assert "this is" in (recorded.folder / "logs" / f"{NAMES[0]}.log").read_text()
 
 

@@ -1,0 +1,173 @@
+"""What TensorBoard is told beside scalars and pictures, so that runs are compared by their calibration at a glance."""
+
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+PERFECT = "perfect"
+PINNED = ("ece", "overconfidence", "underconfidence", "nll", "top1", "balanced_accuracy")
+COMPARED = ("top1", "balanced_accuracy", "nll", "ece", "ece_low", "ece_high", "ece_null", "smooth_ece")
+
+
+def add_reliability(writer: SummaryWriter, prefix: str, reliability: Tensor, *, images_seen: int) -> None:
+    """Add a reliability curve to the chart that all runs share in the PR Curves tab.
+
+    The chart's recall is mean confidence, its precision accuracy, its true and false positives the right and wrong
+    predictions of a bin; its thresholds and negatives mean nothing. Nothing is added where there is no sample.
+
+    Args:
+        writer: Of the run.
+        prefix: What was evaluated, such as `val`.
+        reliability: Count, mean confidence and accuracy of each bin `[15, 3]`, NaN where a bin is empty.
+        images_seen: Step of the slider.
+    """
+    filled = reliability[reliability[:, 0] > 0].flip(0)  # the page reverses it, and wants ascending recall then
+    if not len(filled):
+        return
+    # The plugin cuts off columns at the end that have no positives; elsewhere it would draw them.
+    columns = torch.zeros(len(reliability), 3, dtype=reliability.dtype)
+    columns[: len(filled)] = filled
+    count, confidence, accuracy = columns.numpy().T
+    right = (count * accuracy).round()
+    nothing = 0 * count
+    writer.add_pr_curve_raw(
+        f"calibration/{prefix} (x: mean confidence, y: accuracy)",
+        true_positive_counts=right,
+        false_positive_counts=count - right,
+        true_negative_counts=nothing,
+        false_negative_counts=nothing,
+        precision=accuracy,
+        recall=confidence,
+        global_step=images_seen,
+        num_thresholds=len(count),
+    )
+
+
+def write_perfect(log_dir: Path, prefix: str) -> None:
+    """Write the diagonal of a reliability chart as the run `perfect`, unless some run has done so.
+
+    Args:
+        log_dir: Folder of all runs.
+        prefix: What was evaluated, such as `val`.
+    """
+    folder = log_dir / PERFECT
+    folder.mkdir(exist_ok=True)
+    try:
+        (folder / f"{prefix}.written").touch(exist_ok=False)  # of several runs, one
+    except FileExistsError:
+        return
+    ends = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 1.0]], dtype=torch.float64)
+    with SummaryWriter(str(folder), filename_suffix=f".{prefix}") as writer:
+        add_reliability(writer, prefix, ends, images_seen=0)
+
+
+def add_layout(writer: SummaryWriter, prefixes: Sequence[str]) -> None:
+    """Lay out the Custom Scalars tab: the ECE with its 95 % interval, and its signed parts, of all runs.
+
+    Args:
+        writer: Of the run.
+        prefixes: What is evaluated in every epoch, such as `val`.
+    """
+    charts: dict[str, list] = {}
+    for prefix in prefixes:
+        tags = [f"{prefix}/{name}" for name in ("ece", "ece_low", "ece_high")]
+        charts[f"{prefix}: ECE with its 95 % interval"] = ["Margin", tags]
+        for name in ("overconfidence", "underconfidence"):
+            charts[f"{prefix}: {name}"] = ["Multiline", [f"^{prefix}/{name}$"]]
+    writer.add_custom_scalars({"calibration": charts})
+
+
+def add_hparams(writer: SummaryWriter, config: dict[str, Any], metrics: dict[str, float]) -> None:
+    """Add the run to the HParams tab, which shows the newest scalars of the metrics' tags.
+
+    TensorBoard takes the columns from any one run, so they are the same for all losses.
+
+    Args:
+        writer: Of the run.
+        config: Resolved configuration.
+        metrics: Final metrics by tag.
+    """
+    loss = dict(config["loss"])
+    chosen = {
+        "loss": loss.pop("name"),
+        "loss_options": ", ".join(f"{key}={value}" for key, value in sorted(loss.items())) or "default",
+        "model": config["model"]["name"],
+        "peak_lr": config["optim"]["peak_lr"],
+        "global_batch_size": config["train"]["global_batch_size"],
+        "epochs": config["train"]["epochs"],
+        "precision": config["train"]["precision"],
+        "seed": str(config["seed"]),  # a name, not a quantity
+    }
+    shown = {tag: value for tag, value in metrics.items() if tag.rpartition("/")[2] in COMPARED}
+    for summary in hparams(chosen, shown):
+        writer.file_writer.add_summary(summary)
+
+
+def add_projector(
+    writer: SummaryWriter, tag: str, matrix: Tensor, classes: Sequence[str], groups: Sequence[str], *, epoch: int
+) -> None:
+    """Put one vector per class into the Projector tab, in place of an earlier one.
+
+    Args:
+        writer: Of the run.
+        tag: Name.
+        matrix: One row per class `[K, D]`.
+        classes: Label of each class.
+        groups: Modality and anatomy of each class.
+        epoch: Epoch that it is from.
+    """
+    shutil.rmtree(Path(writer.log_dir) / f"{epoch:05}", ignore_errors=True)  # of the same command, typed before
+    rows = [[" ".join(cell.split()) for cell in row] for row in zip(classes, groups, strict=True)]
+    writer.add_embedding(
+        matrix.detach().float().cpu(), metadata=rows, metadata_header=["class", "group"], global_step=epoch, tag=tag
+    )
+
+
+def confusion_table(confusion: Tensor, classes: Sequence[str], groups: Sequence[str], *, rows: int = 20) -> str:
+    """Return the most confused pairs of classes as a Markdown table, the most frequent first.
+
+    Args:
+        confusion: Counts `[K, K + 1]`: true class by predicted class, and a last column for no prediction.
+        classes: Label of each class.
+        groups: Modality and anatomy of each class.
+        rows: Most pairs that are listed.
+    """
+    names = [f"{name} ({group})".replace("|", r"\|") for name, group in zip(classes, groups, strict=True)]
+    errors = confusion[:, : len(names)].clone().fill_diagonal_(0)
+    support = confusion.sum(dim=1)
+    lines = ["| true class | taken for | images | of the class |", "|---|---|---:|---:|"]
+    for cell in errors.flatten().argsort(descending=True, stable=True)[:rows].tolist():
+        true, predicted = divmod(cell, len(names))
+        count = int(errors[true, predicted])
+        if count:
+            share = count / int(support[true])
+            lines.append(f"| {names[true]} | {names[predicted]} | {count} | {share:.1%} |")
+    return "\n".join(lines) if len(lines) > 2 else "No sample was taken for another class."
+
+
+def comparison_url(*, runs: Sequence[str] = (), prefix: str = "val", host: str = "localhost", port: int = 6006) -> str:
+    """Return the address at which TensorBoard shows calibration and accuracy of runs as pinned cards, unsmoothed.
+
+    Args:
+        runs: Names of the runs to show, relative to the log directory; by default all.
+        prefix: What was evaluated, such as `val`.
+        host: Where TensorBoard runs.
+        port: Port that it listens to.
+    """
+    names = "|".join(re.sub(r"([.+*?^$(){}|\[\]\\])", r"\\\1", run) for run in runs)  # also for JavaScript
+    pinned = [{"plugin": "scalars", "tag": f"{prefix}/{name}"} for name in PINNED]
+    query = {
+        "pinnedCards": json.dumps(pinned, separators=(",", ":")),
+        "smoothing": "0",
+        "runFilter": f"^({names})$" if runs else f"^(?!{PERFECT}$)",
+    }
+    return f"http://{host}:{port}/?{urlencode(query)}#timeseries"
