@@ -40,9 +40,10 @@ def _reliability(shift: float) -> torch.Tensor:
     return table
 
 
-def _write(folder, config, *, start: int, epochs: range, end: bool) -> None:
+def _write(folder, config, *, start: int, epochs: range, end: bool, metrics_bytes: int = 0) -> list[int]:
     tracker = Tracker(folder, config=config, environment={"command": ["pretrain.py"]}, enabled=True)
-    tracker.start(images_seen=start)
+    tracker.start(images_seen=start, metrics_bytes=metrics_bytes, purge_from=start and start + 1)
+    flushed = []
     for epoch in epochs:
         at = {"images_seen": 100 * epoch}
         values = {"ece": 0.1 * epoch, "ece_low": 0.05 * epoch, "ece_high": 0.2 * epoch, "top1": 0.5}
@@ -50,22 +51,26 @@ def _write(folder, config, *, start: int, epochs: range, end: bool) -> None:
         tracker.log_reliability("val", _reliability(0.1 * epoch), **at)
         confusion = torch.tensor([[7, 3, 0, 0], [1, 8, 0, 0], [0, 5, 4, 1]])
         tracker.log_confusion("val/most_confused", confusion, CLASSES, GROUPS, **at)
+        flushed.append(tracker.flush())
     if end:
         test = {"test/top1": 0.75, "test/ece": 0.25, "test/count": 70.0}
         tracker.log(test, images_seen=200, epoch=2)
         tracker.log_reliability("test", _reliability(0.2), images_seen=200)
         soft = torch.eye(3) if config["loss"]["name"] == "ols" else None
         tracker.log_end(test, epoch=2, soft_labels=soft, classes=CLASSES, groups=GROUPS)
+    flushed.append(tracker.flush())
     tracker.close()
+    return flushed
 
 
 @pytest.fixture(scope="module")
 def log_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     ols = _config({"name": "ols", "hard_weight": 0.25}, seed=0)
-    _write(folder / "ols-seed0", ols, start=0, epochs=range(1, 4), end=False)  # killed in a third epoch, and
-    _write(folder / "ols-seed0", ols, start=100, epochs=range(2, 3), end=True)  # continued after the first
-    _write(folder / "ols-seed0", ols, start=200, epochs=range(0), end=True)  # and typed again
+    run = folder / "ols-seed0"
+    first, *_ = _write(run, ols, start=0, epochs=range(1, 4), end=False)  # killed in a third epoch, and
+    *_, last = _write(run, ols, start=100, epochs=range(2, 3), end=True, metrics_bytes=first)  # continued after one
+    _write(run, ols, start=200, epochs=range(0), end=False, metrics_bytes=last)  # and typed again
     hard = _config({"name": "hard"}, seed=1)
     _write(folder / "hard-seed1", hard, start=0, epochs=range(1, 3), end=True)
     return folder
