@@ -12,6 +12,7 @@ from typing import NoReturn
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import gather_object
 from timm.layers import convert_sync_batchnorm
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
@@ -342,9 +343,22 @@ class Trainer:
             average_batch_statistics(self.ema.module, self.accelerator.num_processes)
         self.epoch_values |= self.loss.end_epoch()
         self.epoch += 1
+        self.list_skipped()
         self.save()
         if self.stopping:
             self.leave()
+
+    def list_skipped(self) -> None:
+        """Write down which training images could not be read, where the loader skips them."""
+        skipped = gather_object(sorted(self.train_loader.skipped))
+        if not (self.accelerator.is_main_process and skipped):
+            return
+        file = self.tracker.run_dir / "unreadable_samples.json"
+        known = json.loads(file.read_text())["sample_ids"] if file.exists() else []
+        names = sorted({*known, *map(self.train_loader.source.sample_id, skipped)})
+        file.write_text(json.dumps({"format": 1, "sample_ids": names}, indent=2))
+        if len(names) > len(known):
+            tqdm.write(f"{len(names)} training images could not be read and are skipped: {file}")
 
     def evaluate_epoch(self) -> None:
         """Evaluate the epoch's weights, log, and remember whether they are the best."""

@@ -57,6 +57,17 @@ def _assert_folder_is_complete(run_dir: Path) -> None:
         assert (run_dir / name).stat().st_size > 0
 
 
+def test_unreadable_training_images_stop_a_run_unless_they_are_to_be_skipped_and_listed(tree, train, capsys):
+    name = "radiology_ai/CT/abd/normal/train2.png"
+    (tree.root / name).write_bytes((tree.root / name).read_bytes()[:40])
+    with pytest.raises(ValueError, match=name):
+        train("stopped", "--train.epochs=1")
+    run_dir = train("run", "--train.epochs=2", "--data.unreadable=skip")
+    assert json.loads((run_dir / "unreadable_samples.json").read_text())["sample_ids"] == [name]
+    assert capsys.readouterr().out.count("1 training images could not be read and are skipped") == 1
+    assert (run_dir / "export" / "config.json").exists()
+
+
 def test_a_finished_run_is_not_trained_again(train, capsys):
     run_dir = train("run", "--train.epochs=1")
     before = _final(run_dir, "model", 1)
