@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ols.data.phantom import PhantomConfig, known_posterior
+from ols.metrics.calibration import CalibrationHistogram
+from ols.metrics.calibration_noise import ece_noise
 from ols.metrics.embeddings import embedding_metrics
 from ols.metrics.posterior import posterior_calibration
 from ols.metrics.resampling import bootstrap_interval, bootstrap_p, holm, resample, sign_flip_test
@@ -83,6 +85,7 @@ class EvaluatedRun:
         temperature: Fitted on the validation split.
         figures: By keys of `FIGURES`.
         resampled: Those that images can be drawn anew for, on each resample of the test images `[R]`.
+        nulls: What a perfectly calibrated model with the same confidences would show, by keys of ECEs.
         test_images: Their number.
     """
 
@@ -92,6 +95,7 @@ class EvaluatedRun:
     temperature: float
     figures: dict[str, float]
     resampled: dict[str, NDArray]
+    nulls: dict[str, float]
     test_images: int
 
     @property
@@ -113,7 +117,7 @@ class Summary:
         architecture: Architecture.
         loss: Label of the loss.
         seeds: Number of seeds.
-        mean: Mean of each figure.
+        mean: Mean of each figure, of the temperature, and of the nulls as `ece_null` and `ece_scaled_null`.
         deviation: Standard deviation of each, with n - 1; NaN for a single seed.
     """
 
@@ -205,7 +209,10 @@ def load_runs(
         figures |= posterior_figures(config, test, scaling(test.logits))
         resampled = resample(statistic, len(test.targets), resamples=resamples, seed=seed)
         resampled = dict(zip(IMAGE_FIGURES, resampled.T, strict=True))
-        runs.append(EvaluatedRun(run_dir, config, label, scaling.temperature, figures, resampled, len(test.targets)))
+        nulls = {"ece": ece_null(test.logits, test.targets), "ece_scaled": ece_null(scaling(test.logits), test.targets)}
+        runs.append(
+            EvaluatedRun(run_dir, config, label, scaling.temperature, figures, resampled, nulls, len(test.targets))
+        )
     if len({len(run.figures) for run in runs}) > 1:
         without = min(runs, key=lambda run: len(run.figures)).run_dir
         raise ValueError(f"some runs have features and {without} has none; evaluate it again")
@@ -309,6 +316,13 @@ def _probability_columns(logits: Tensor, targets: Tensor, correct: Tensor) -> Ca
     return figures
 
 
+def ece_null(logits: Tensor, targets: Tensor) -> float:
+    """Return the ECE that a perfectly calibrated model would show on these confidences, by chance alone."""
+    histogram = CalibrationHistogram()
+    histogram.update(logits, targets)
+    return ece_noise(histogram.bins)["ece_null"].item()
+
+
 def posterior_figures(config: dict[str, Any], test: Predictions, scaled_logits: Tensor) -> dict[str, float]:
     """Return how far predictions are from the true P(label | image); nothing where it is not known.
 
@@ -334,6 +348,7 @@ def summarise(runs: Sequence[EvaluatedRun]) -> list[Summary]:
     for (architecture, loss), members in _groups(runs).items():
         values = {name: [run.figures[name] for run in members] for name in members[0].figures}
         values["temperature"] = [run.temperature for run in members]
+        values |= {f"{name}_null": [run.nulls[name] for run in members] for name in members[0].nulls}
         deviation = {name: np.std(v, ddof=1).item() if len(v) > 1 else np.nan for name, v in values.items()}
         mean = {name: np.mean(v).item() for name, v in values.items()}
         summaries.append(Summary(architecture, loss, len(members), mean, deviation))

@@ -64,7 +64,10 @@ def markdown(summaries: Sequence[Summary], comparisons: Sequence[Comparison], co
             if s.architecture == architecture
         ]
         parts += [f"## Mean and standard deviation over seeds, {architecture}", _table(header, rows)]
-        parts.append("Scaled: after temperature scaling, fitted on the validation split.")
+        parts.append(
+            "Scaled: after temperature scaling, fitted on the validation split. Null: the ECE that chance alone would "
+            "give a perfectly calibrated model with the same confidences."
+        )
         own = [c for c in comparisons if c.architecture == architecture]
         if own:
             parts += [f"## Differences from {own[0].reference}, {architecture}", _floor(own), _difference_table(own)]
@@ -206,10 +209,10 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _mean(name: str, summary: Summary) -> str:
     mean, deviation = summary.mean[name], summary.deviation[name]
     percent = name in FIGURES and FIGURES[name].percent
-    number = f"{100 * mean:.2f} %" if percent else f"{mean:.4f}"
+    null = f" (null {summary.mean[f'{name}_null']:.4f})" if f"{name}_null" in summary.mean else ""
     if math.isnan(deviation):
-        return number
-    return f"{100 * mean:.2f} ± {100 * deviation:.2f} %" if percent else f"{number} ± {deviation:.4f}"
+        return f"{100 * mean:.2f} %" if percent else f"{mean:.4f}{null}"
+    return f"{100 * mean:.2f} ± {100 * deviation:.2f} %" if percent else f"{mean:.4f} ± {deviation:.4f}{null}"
 
 
 def _signed(figure: str, value: float, *, unit: bool = True) -> str:

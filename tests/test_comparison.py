@@ -302,6 +302,19 @@ def test_losses_of_one_name_are_told_apart_by_what_differs(write_run):
     assert loss_labels(configs, allow=["optim"]) == ["hard", "ols optim.peak_lr=0.1", "ols optim.peak_lr=0.2"]
 
 
+def test_the_null_of_an_ece_is_what_drawing_labels_from_the_predictions_gives(write_run):
+    run = load_runs([write_run("hard", 0, scale=2.0)], resamples=5)[0]
+    probs = _logits("test", strength=1.5, scale=2.0, seed=0)[0].double().softmax(1)
+    drawn = []
+    for labels in torch.multinomial(probs, 300, replacement=True, generator=torch.Generator().manual_seed(0)).T:
+        histogram = CalibrationHistogram()
+        histogram.update(probs.log(), labels)
+        drawn.append(histogram.compute()["ece"].item())
+    assert run.nulls["ece"] == pytest.approx(np.mean(drawn), rel=0.1)
+    assert run.nulls["ece"] < run.figures["ece"]
+    assert f"(null {run.nulls['ece']:.4f})" in markdown(summarise([run]), [], "")
+
+
 def test_features_are_compared_over_seeds_where_all_runs_have_them(write_run):
     dirs = [write_run("hard", seed, features=True) for seed in range(6)]
     dirs += [write_run("ols", seed, strength=1.0, features=True) for seed in range(6)]
