@@ -2,9 +2,9 @@
 
     python benchmarks/simulate_ranks.py
 
-Every rank has a loss of its own, sees its share of each global batch, and ends the epoch with the sums of all ranks. The
-sums are added in float32 as one process adds them, and as a ring does: each share of the rows in another order of ranks.
-Reported is the largest difference of the soft labels to those of one rank, and to those of one rank in float64.
+Every rank has a loss of its own, sees its share of each global batch, and ends the epoch with the sums of all ranks,
+added in float32 as a ring all-reduce adds them: each chunk in another order of ranks. Reported is the largest
+difference of the soft labels to those of one rank, and to those of one rank in float64.
 """
 
 import argparse
