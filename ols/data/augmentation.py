@@ -4,6 +4,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from PIL import Image
 
 from ols.data.keyed import AUGMENT, kept_generators, keyed_bits, seed_generators
 from ols.data.transforms import to_array, to_image
@@ -25,6 +26,7 @@ RADIOLOGY = (
 )
 OPTIONS = {
     "img_mean": 0,  # what moves in from outside is black, in images of any mode
+    "interpolation": Image.Resampling.BILINEAR,  # as images are resized; timm's default draws bicubic for half
     "translate_pct": 0.2,  # at magnitude 10
     "magnitude_max": 9.9,  # at 10, `PosterizeIncreasing` would keep 0 bits, which Pillow refuses
 }
