@@ -93,14 +93,19 @@ def peak_bytes(loss: Callable[[Tensor], Tensor], logits: Tensor) -> int:
         before = torch.cuda.memory_allocated()
         loss(logits).backward()
         return torch.cuda.max_memory_allocated() - before
+    return allocated_peak(lambda: loss(logits).backward())[1]
+
+
+def allocated_peak(action: Callable[[], object]) -> tuple[object, int]:
+    """Return an action's result, and the peak of what it has allocated at once on the CPU, by the allocator."""
     with profile(profile_memory=True) as profiled:
-        loss(logits).backward()
+        result = action()
     events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
     held = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
         held += event.nbytes()
         peak = max(peak, held)
-    return peak
+    return result, peak
 
 
 def measure(batch: int, num_classes: int, rounds: int, device: str) -> dict[str, dict[str, float]]:

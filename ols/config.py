@@ -37,6 +37,12 @@ class DataConfig:
             sides (`squash`); a pack has one of its own, which must be named.
         in_chans: 1 for grayscale, 3 for RGB.
         horizontal_flip: Mirror half of the training images; turn it off where laterality matters.
+        augment: `radiology` turns, shears and shifts training images a little, and changes contrast, brightness and
+            sharpness a little; `randaugment` is RandAugment as for photographs. Neither mirrors.
+        erase_prob: Share of training images of which a rectangle is blackened (random erasing).
+        mixup_alpha: Parameter of the beta distribution of mixup, 0.2 or 0.8 in papers; 0 for no mixup.
+        cutmix_alpha: The same of cutmix, usually 1; with both, each batch draws one of them.
+        mix_prob: Share of training batches that are mixed, where one of the two is on.
         sampling: `class_balanced` trains on all classes equally often, with as many images an epoch.
         unreadable: `error` stops at a training image that cannot be read, `skip` trains without it and counts it;
             evaluation always stops.
@@ -55,6 +61,11 @@ class DataConfig:
     aspect: Literal["shorter", "longest", "squash"] = "shorter"
     in_chans: Literal[1, 3] = 1
     horizontal_flip: bool = True
+    augment: Literal["none", "radiology", "randaugment"] = "none"
+    erase_prob: float = 0.0
+    mixup_alpha: float = 0.0
+    cutmix_alpha: float = 0.0
+    mix_prob: float = 1.0
     sampling: Literal["natural", "class_balanced"] = "natural"
     unreadable: Literal["error", "skip"] = "error"
     class_weights: Literal["none", "inverse", "effective"] = "none"
@@ -75,10 +86,17 @@ class ModelConfig:
     Args:
         name: A name that timm knows.
         pretrained: Start from timm's weights (needs the network).
+        init_from: Start from the weights of a run or an export of the same architecture: its folder. The head is new
+            where the number of classes differs.
     """
 
     name: str = "resnet50"
     pretrained: bool = False
+    init_from: str | None = None
+
+    def __post_init__(self):
+        if self.pretrained and self.init_from is not None:
+            raise ValueError(f"model.pretrained and model.init_from ({self.init_from}) are two starts: choose one")
 
 
 @dataclass(frozen=True)
@@ -197,6 +215,14 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     loss: dict[str, Any] = field(default_factory=lambda: {"name": "ols"})
     format: Literal[1] = 1
+
+    def __post_init__(self):
+        mixes = self.data.mixup_alpha or self.data.cutmix_alpha
+        if mixes and not find_loss(self.loss["name"]).takes_probabilities:
+            raise ValueError(
+                f"loss {self.loss['name']} takes class indices only: data.mixup_alpha and data.cutmix_alpha must be 0, "
+                f"got {self.data.mixup_alpha} and {self.data.cutmix_alpha}"
+            )
 
     def resolve(self) -> "Config":
         """Return the configuration with derived values filled in, and a dry run's folder kept apart."""

@@ -7,7 +7,8 @@ from typing import Any
 
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from timm.models import adapt_input_conv
 from torch import nn
 
 from ols.data.transforms import Preprocessing
@@ -90,3 +91,49 @@ def load_export(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     with torch.random.fork_rng(devices=[]):  # building draws initial weights that are not kept
         model = timm.create_model(f"local-dir:{folder}", pretrained=True)
     return model.eval(), config
+
+
+def start_from_export(model: nn.Module, folder: Path) -> str:
+    """Load the weights of an export into a model of the same architecture, to train it further.
+
+    Where the number of classes differs, the model keeps its own head. Between gray and RGB the first convolution is
+    adapted: summed over the channels, or a third of it for each, so that a gray image gives what it gave before.
+
+    Args:
+        model: timm's, not wrapped, for 1 or 3 channels.
+        folder: An export, or a run that has one.
+
+    Returns:
+        A line that says what was not loaded, and what was adapted.
+
+    Raises:
+        FileNotFoundError: The folder holds no export.
+        ValueError: The export is of another format or architecture, or its other weights do not fit.
+    """
+    if (folder / "export").is_dir():
+        folder = folder / "export"
+    config = load_description(folder)
+    architecture, expected = config["architecture"].split(".")[0], model.pretrained_cfg.get("architecture")
+    if architecture != expected:
+        raise ValueError(f"{folder} is an export of {architecture}, and the model is {expected}")
+    weights, own = load_file(folder / "model.safetensors"), model.state_dict()
+    line = f"start {len(weights)} tensors of {folder}"
+    for name in _weight_names(model, "first_conv"):
+        if name in weights and (found := weights[name].shape[1:2]) != (wanted := own[name].shape[1:2]):  # not the bias
+            gray = found > wanted
+            weights[name] = adapt_input_conv(1, weights[name]) if gray else weights[name].repeat_interleave(3, 1) / 3
+            line += f"; {name} adapted from {found[0]} to {wanted[0]} channels"
+    misfits = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
+    new = [name for name in misfits if name in _weight_names(model, "classifier")]
+    if new != misfits or weights.keys() - own.keys():
+        names = ", ".join(sorted({*misfits, *(weights.keys() - own.keys())}.difference(new)))
+        raise ValueError(f"{folder} does not fit the model {architecture}: {names}")
+    model.load_state_dict(weights | {name: own[name] for name in new})
+    return line + (f"; new: {', '.join(new)}" if new else "")
+
+
+def _weight_names(model: nn.Module, part: str) -> list[str]:
+    """Return the weights, and biases, of what timm calls a model's `first_conv` or `classifier`."""
+    modules = model.pretrained_cfg.get(part) or ()
+    modules = (modules,) if isinstance(modules, str) else modules
+    return [f"{module}.{name}" for module in modules for name, _ in model.get_submodule(module).named_parameters()]

@@ -20,7 +20,7 @@ def main(config: Config) -> None:
     from ols.data import Preprocessing, build_loaders, class_counts, class_weights
     from ols.data.phantom import write_phantoms
     from ols.evaluation import tagged
-    from ols.export import export_model, load_export
+    from ols.export import export_model, load_export, start_from_export
     from ols.losses import build_loss
     from ols.models import build_model
     from ols.optim import build_optimizer, build_schedule
@@ -55,6 +55,11 @@ def main(config: Config) -> None:
                 config.data.image_size, config.data.resize_size, config.data.in_chans, aspect=config.data.aspect
             ),
             horizontal_flip=config.data.horizontal_flip,
+            augment=config.data.augment,
+            erase_prob=config.data.erase_prob,
+            mixup_alpha=config.data.mixup_alpha,
+            cutmix_alpha=config.data.cutmix_alpha,
+            mix_prob=config.data.mix_prob,
             sampling=config.data.sampling,
             unreadable=config.data.unreadable,
             global_batch_size=config.train.global_batch_size,
@@ -75,6 +80,8 @@ def main(config: Config) -> None:
 
     # Model
     model = build_model(config.model.name, num_classes, config.data.in_chans, pretrained=config.model.pretrained)
+    if config.model.init_from:
+        accelerator.print(start_from_export(model, Path(config.model.init_from)))
     accelerator.print(f"data  {loaders.description}")
     accelerator.print(f"{describe_data(loaders)}\n{describe_cost(model, loaders, epochs=config.train.epochs)}")
     model.to(device, dtype, memory_format=memory_format)

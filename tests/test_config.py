@@ -79,6 +79,9 @@ def test_another_loss_drops_the_files_loss_options_and_says_which(tmp_path, caps
         (("--train.ema_decay", "1.5"), "train.ema_decay must lie in (0, 1), got 1.5"),
         (("--data.sampling", "class_balanced", "--data.class_weights", "inverse"), "both make up for imbalance"),
         (("--config", "nowhere.yaml"), "no such file: nowhere.yaml"),
+        (("--loss.name=focal", "--data.mixup_alpha=0.2"), "loss focal takes class indices only"),
+        (("--loss.name=flsd53", "--data.cutmix_alpha=1"), "loss flsd53 takes class indices only"),
+        (("--model.pretrained=true", "--model.init_from=x"), "model.pretrained and model.init_from (x) are two starts"),
     ],
 )
 def test_a_wrong_key_or_value_is_named_with_its_nearest_match(argv, message, capsys):

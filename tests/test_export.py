@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ols.data import Preprocessing
-from ols.export import export_model, load_export
+from ols.export import export_model, load_export, start_from_export
 from ols.models import build_model
 
 WITHOUT_OLS = """
@@ -87,3 +87,51 @@ def test_what_is_no_export_is_named(exported):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"ols": {"format": 2}}))
     with pytest.raises(ValueError, match="has export format 2, expected 1"):
         load_export(folder / "export")
+
+
+def test_a_model_starts_from_an_export_with_a_new_head_for_other_classes(exported):
+    trained, folder = exported
+    same, other = build_model("test_resnet", 3, 1).eval(), build_model("test_resnet", 5, 1)
+    head = {name: value.clone() for name, value in other.state_dict().items() if name.startswith("fc.")}
+    assert start_from_export(same, folder) == f"start {len(trained.state_dict())} tensors of {folder / 'export'}"
+    images = torch.randn(2, 1, 32, 32)
+    assert torch.equal(same(images), trained(images))
+    assert start_from_export(other, folder / "export").endswith("; new: fc.weight, fc.bias")
+    for name, value in other.state_dict().items():
+        assert torch.equal(value, head[name] if name in head else trained.state_dict()[name]), name
+
+
+def test_a_gray_image_gives_in_rgb_what_it_gave_before_and_back_again(exported):
+    trained, folder = exported
+    images = torch.randn(2, 1, 32, 32)
+    rgb = build_model("test_resnet", 3, 3).eval()
+    assert "; conv1.0.weight adapted from 1 to 3 channels" in start_from_export(rgb, folder)
+    torch.testing.assert_close(rgb(images.expand(-1, 3, -1, -1)), trained(images))
+    preprocessing = Preprocessing(image_size=32, resize_size=40, in_chans=3)
+    export_model(
+        folder / "rgb" / "export",
+        rgb,
+        architecture="test_resnet",
+        classes=["a", "b", "c"],
+        groups=["x"] * 3,
+        preprocessing=preprocessing,
+        metrics={},
+    )
+    gray = build_model("test_resnet", 3, 1).eval()
+    assert "; conv1.0.weight adapted from 3 to 1 channels" in start_from_export(gray, folder / "rgb")
+    torch.testing.assert_close(gray(images), trained(images))
+
+
+def test_another_architecture_and_weights_that_do_not_fit_are_named(exported):
+    _, folder = exported
+    with pytest.raises(ValueError, match="is an export of test_resnet, and the model is test_convnext"):
+        start_from_export(build_model("test_convnext", 3, 1), folder)
+    with pytest.raises(FileNotFoundError, match=r"no export in .*nowhere: config\.json is missing"):
+        start_from_export(build_model("test_resnet", 3, 1), folder / "nowhere")
+    path = folder / "export" / "model.safetensors"
+    weights = load_file(path)
+    del weights["conv1.0.weight"]
+    weights["fc2.bias"] = torch.zeros(1)
+    save_file(weights, path)
+    with pytest.raises(ValueError, match=r"does not fit the model test_resnet: conv1\.0\.weight, fc2\.bias"):
+        start_from_export(build_model("test_resnet", 3, 1), folder)

@@ -252,3 +252,30 @@ def test_self_training_takes_a_teacher_and_asks_for_one(train):
 def test_synchronised_batch_norm_is_refused_on_the_cpu(train):
     with pytest.raises(ValueError, match=r"train\.sync_bn needs CUDA devices, got cpu"):
         train("run", "--train.sync_bn=true")
+
+
+def test_a_mixed_and_augmented_run_interrupted_between_epochs_continues_as_if_nothing_had_happened(train, monkeypatch):
+    options = ["--data.mixup_alpha=0.4", "--data.cutmix_alpha=1", "--data.mix_prob=0.8", "--train.keep_last=3"]
+    options += ["--data.augment=radiology", "--data.erase_prob=0.2"]
+    with monkeypatch.context() as patch:
+        targets = _spy_on_train_steps(patch, lambda _, batch: batch["target"])
+        whole = train("whole", *options)
+    assert len(targets) == 9
+    assert any(((probs > 0).sum(1) == 2).any() for probs in targets)
+    with monkeypatch.context() as patch:
+        _interrupt_after(patch, 1)
+        with pytest.raises(KeyboardInterrupt):
+            train("broken", *options)
+    _assert_same(whole, train("broken", *options))
+
+
+def test_a_run_starts_from_another_run_and_says_so(train, monkeypatch, capsys):
+    first = train("first", "--train.epochs=1")
+    with monkeypatch.context() as patch:
+        weights = _spy_on_train_steps(
+            patch, lambda trainer, _: {name: value.clone() for name, value in trainer.raw_model.state_dict().items()}
+        )
+        train("second", "--train.epochs=1", f"--model.init_from={first}")
+    assert f"tensors of {first / 'export'}" in capsys.readouterr().out
+    exported = load_file(first / "export" / "model.safetensors")
+    assert all(torch.equal(value, exported[name]) for name, value in weights[0].items())

@@ -7,10 +7,12 @@ from typing import Literal
 import numpy as np
 import torch
 
+from ols.data.augmentation import Augment, Augmentation
 from ols.data.class_weights import class_weights
 from ols.data.formats import ImageFolder, MedMNIST, open_sources
 from ols.data.keyed import keyed_order
 from ols.data.loading import Loader
+from ols.data.mixing import Mixing
 from ols.data.packed import Pack, open_pack
 from ols.data.packing import write_pack
 from ols.data.radimagenet import RadImageNet
@@ -46,6 +48,11 @@ def build_loaders(
     splits: str | Path | None = None,
     preprocessing: Preprocessing,
     horizontal_flip: bool = True,
+    augment: Augment = "none",
+    erase_prob: float = 0.0,
+    mixup_alpha: float = 0.0,
+    cutmix_alpha: float = 0.0,
+    mix_prob: float = 1.0,
     sampling: Literal["natural", "class_balanced"] = "natural",
     unreadable: Literal["error", "skip"] = "error",
     global_batch_size: int,
@@ -69,6 +76,11 @@ def build_loaders(
         splits: Folder with RadImageNet's split CSVs, where it is not one of the usual places.
         preprocessing: Sizes, channels and scaling.
         horizontal_flip: Whether training mirrors half of the images.
+        augment: What else is done to training images: see `Augmentation`.
+        erase_prob: Share of training images of which a rectangle is erased.
+        mixup_alpha: See `Mixing`, which is used where this or `cutmix_alpha` is not 0.
+        cutmix_alpha: See `Mixing`.
+        mix_prob: Share of batches that are mixed.
         sampling: `class_balanced` draws all classes equally often: see `TrainBatches`.
         unreadable: Whether a training image that cannot be read raises or is skipped: see `Loader`.
         global_batch_size: Images per optimizer step over all processes.
@@ -84,6 +96,9 @@ def build_loaders(
         train_images: Train on so many images, drawn at random but the same ones for every seed.
         limit_batches: Use only so many global batches of each split: a dry run.
         overfit_batches: Train on so many fixed global batches without augmentation, and evaluate on the same.
+
+    Raises:
+        ValueError: Images are to be mixed, and their number in a micro-batch is odd.
     """
     sources, description = open_sources(root, splits=splits, in_chans=preprocessing.in_chans)
     packed = isinstance(sources["train"], Pack)
@@ -99,6 +114,12 @@ def build_loaders(
         pools["train"] = np.sort(keyed_order(SUBSET, 0, available)[:train_images])
     train_transform = TrainTransform(preprocessing, seed=seed, horizontal_flip=horizontal_flip)
     eval_transform = EvalTransform(preprocessing)
+    augmentation = mixing = None
+    if augment != "none" or erase_prob:
+        augmentation = Augmentation(augment, erase_prob=erase_prob, seed=seed)
+    if mixup_alpha or cutmix_alpha:
+        num_classes = len(sources["train"].classes)
+        mixing = Mixing(num_classes, mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha, prob=mix_prob, seed=seed)
     order_seed: int | None = seed
     if limit_batches is not None:
         size = limit_batches * global_batch_size
@@ -107,7 +128,7 @@ def build_loaders(
         sources = dict.fromkeys(sources, sources["train"])
         pool = pools["train"][keyed_order(seed, 0, len(pools["train"]))[: overfit_batches * global_batch_size]]
         pools = dict.fromkeys(pools, pool)
-        train_transform, order_seed = eval_transform, None
+        train_transform, order_seed, augmentation, mixing = eval_transform, None, None, None
 
     balanced = sampling == "class_balanced" and overfit_batches is None
     place = {"workers": workers, "device": device, "dtype": dtype, "memory_format": memory_format}
@@ -120,6 +141,11 @@ def build_loaders(
         balanced=sources["train"].targets[pools["train"]] if balanced else None,
         **share,
     )
+    if mixing is not None and train_batches.batch_size % 2:
+        raise ValueError(
+            f"mixup and cutmix take images in pairs: global_batch_size {global_batch_size} / ({world_size} processes x "
+            f"{accumulation_steps} accumulation steps) = {train_batches.batch_size} images, which is odd"
+        )
     evals = {
         split: Loader(
             sources[split],
@@ -129,7 +155,15 @@ def build_loaders(
         )
         for split in ("val", "test")
     }
-    train = Loader(sources["train"], train_transform, train_batches, **place, skip_unreadable=unreadable == "skip")
+    train = Loader(
+        sources["train"],
+        train_transform,
+        train_batches,
+        **place,
+        skip_unreadable=unreadable == "skip",
+        augmentation=augmentation,
+        mixing=mixing,
+    )
     return Loaders(train=train, **evals, description=description)
 
 
@@ -139,12 +173,14 @@ def class_counts(loader: Loader) -> np.ndarray:
 
 
 __all__ = [
+    "Augmentation",
     "EvalBatches",
     "EvalTransform",
     "ImageFolder",
     "Loader",
     "Loaders",
     "MedMNIST",
+    "Mixing",
     "Pack",
     "Preprocessing",
     "RadImageNet",

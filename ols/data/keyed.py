@@ -3,11 +3,15 @@
 So nothing that is drawn depends on the number of workers or processes, or on where a run was interrupted.
 """
 
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 from numpy.typing import ArrayLike
 
 # One stream for each thing that is drawn, so that no two draws of a sample are correlated.
-ORDER, CROP_Y, CROP_X, FLIP, CLASS_ORDER, BALANCED_ORDER = range(6)
+ORDER, CROP_Y, CROP_X, FLIP, CLASS_ORDER, BALANCED_ORDER, AUGMENT, MIX = range(8)
 
 
 def keyed_bits(*key: ArrayLike) -> np.ndarray:
@@ -40,3 +44,20 @@ def keyed_uniform(*key: ArrayLike) -> np.ndarray:
 def keyed_order(seed: int, epoch: int, size: int, stream: int = ORDER) -> np.ndarray:
     """Return the order of `size` samples in an epoch: a random permutation, int64 `[size]`."""
     return np.argsort(keyed_bits(seed, epoch, np.arange(size), stream), kind="stable")
+
+
+@contextmanager
+def kept_generators() -> Iterator[None]:
+    """Leave the global generators of Python and NumPy, from which timm draws, as they were found."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+def seed_generators(bits: int) -> None:
+    """Key what is drawn next from the global generators of Python and NumPy by 64 bits."""
+    random.seed(bits)
+    np.random.seed([bits >> 32, bits & 0xFFFFFFFF])

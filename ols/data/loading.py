@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ols.data.augmentation import Augmentation
+from ols.data.mixing import Mixing
 from ols.data.packed import Pack
 from ols.data.sampling import EvalBatches, Key, TrainBatches
 from ols.data.source import ImageSource
@@ -23,8 +25,16 @@ class TransformedImages:
     Crops are cut right out of a pack whose images have the size that they would be resized to.
     """
 
-    def __init__(self, source: ImageSource, transform: EvalTransform, *, skip_unreadable: bool = False):
+    def __init__(
+        self,
+        source: ImageSource,
+        transform: EvalTransform,
+        *,
+        augmentation: Augmentation | None = None,
+        skip_unreadable: bool = False,
+    ):
         self.source, self.transform, self.skip_unreadable = source, transform, skip_unreadable
+        self.augmentation = augmentation
         preprocessing = transform.preprocessing
         self.cut = isinstance(source, Pack) and source.size == preprocessing.resize_size
         if isinstance(source, Pack) and source.aspect != preprocessing.aspect:
@@ -44,6 +54,8 @@ class TransformedImages:
                 first = self.source.sample_id(indices[0])
                 raise ValueError(f"none of the {len(keys)} images of a batch can be read: the first is {first}")
             images = np.stack([image for image in read if image is not None])
+        if self.augmentation is not None:
+            images = self.augmentation(images, epochs[~skipped], indices[~skipped])
         return {
             "image": torch.from_numpy(images),
             "target": torch.from_numpy(self.source.targets[indices[~skipped]]),
@@ -100,6 +112,8 @@ class Loader:
         memory_format: Memory format of `image`.
         skip_unreadable: Leave images that cannot be read out of their batch, which is then smaller; `skipped` has
             their indices, as far as this process has met them. By default they raise.
+        augmentation: What else is done to the bytes of a training image.
+        mixing: Mixes the images of a training batch; `target` is then probabilities.
     """
 
     def __init__(
@@ -113,12 +127,15 @@ class Loader:
         dtype: torch.dtype = torch.float32,
         memory_format: torch.memory_format = torch.contiguous_format,
         skip_unreadable: bool = False,
+        augmentation: Augmentation | None = None,
+        mixing: Mixing | None = None,
     ):
+        self.mixing = mixing
         self.skipped: set[int] = set()
         self.source, self.preprocessing, self.batches = source, transform.preprocessing, batches
         self.device, self.dtype, self.memory_format = torch.device(device), dtype, memory_format
         self._loader = DataLoader(
-            TransformedImages(source, transform, skip_unreadable=skip_unreadable),
+            TransformedImages(source, transform, augmentation=augmentation, skip_unreadable=skip_unreadable),
             batch_sampler=batches,
             collate_fn=_already_a_batch,
             num_workers=workers,
@@ -148,7 +165,11 @@ class Loader:
         scale, offset = 1 / (255 * self.preprocessing.std), -self.preprocessing.mean / self.preprocessing.std
         for batch in self._loader:
             self.skipped.update(batch.pop("skipped").tolist())
+            indices = batch["index"].numpy()
             batch = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
             image = batch["image"].to(self.dtype, memory_format=self.memory_format)
             batch["image"] = image.mul_(scale).add_(offset)
+            if self.mixing is not None:
+                mixed = self.mixing(batch["image"], batch["target"], epoch=self.batches.epoch, indices=indices)
+                batch["image"], batch["target"] = mixed
             yield batch

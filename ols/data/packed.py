@@ -26,7 +26,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ols.data.radimagenet import Split
-from ols.data.transforms import Aspect
+from ols.data.transforms import Aspect, to_image
 
 FORMAT = 1
 MANIFEST, STAMP = "manifest.json", "verified.json"
@@ -90,7 +90,7 @@ class Pack:
     def read(self, index: int) -> Image.Image:
         """Return a stored image, of mode L or RGB."""
         (image,) = self._views(np.array([index]))
-        return Image.fromarray(image[0] if self.in_chans == 1 else image.transpose(1, 2, 0))
+        return to_image(image)
 
     def read_crops(self, indices: np.ndarray, corners: np.ndarray, mirrored: np.ndarray, size: int) -> np.ndarray:
         """Cut a square out of each of a batch of images.

@@ -44,6 +44,11 @@ def to_array(image: Image.Image) -> np.ndarray:
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
+def to_image(pixels: np.ndarray) -> Image.Image:
+    """Return pixels, uint8 `[C, H, W]`, as an image of mode L or RGB."""
+    return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """What is done to every image, in training and in use: it travels inside checkpoints and exports.

@@ -36,6 +36,7 @@ class LabelLoss(nn.Module, ABC):
     """
 
     needs_teacher: bool = False
+    takes_probabilities: bool = True
     _label_weights: Tensor  # [K + 1]: of each class, and 0 for an ignored label
 
     def __init__(

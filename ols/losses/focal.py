@@ -25,6 +25,8 @@ class FocalLoss(LabelLoss):
         ValueError: Also for probability targets in training.
     """
 
+    takes_probabilities = False
+
     def __init__(
         self,
         num_classes: int,
@@ -57,6 +59,8 @@ class FLSD53(LabelLoss):
     Raises:
         ValueError: Also for probability targets in training.
     """
+
+    takes_probabilities = False
 
     def training_loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the focal loss of each sample's own exponent."""

@@ -16,6 +16,8 @@ from ols.losses.soft_targets import flatten_classes, soft_target_cross_entropy
 
 Reduce = Callable[[Tensor], Tensor | None]
 
+ROWS_AT_ONCE = 256  # of a K x K matrix: a copy of a whole one would be a third beside the two of the state
+
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
     "official_cifar": {"initial": "zeros", "unseen": "uniform"},
@@ -204,7 +206,7 @@ class OnlineLabelSmoothing(LabelLoss):
         return {
             "soft_labels/mean_diagonal": diagonal.mean().item(),
             "soft_labels/min_diagonal": diagonal.min().item(),
-            "soft_labels/mean_entropy": torch.special.entr(self.soft_labels).sum(1).mean().item(),
+            "soft_labels/mean_entropy": _row_entropies(self.soft_labels).mean().item(),
             "soft_labels/effective_smoothing": (1 - self.hard_weight) * (1 - diagonal.mean().item()),
             "soft_labels/unseen_classes": float(self.num_classes - seen.sum().item()),
         }
@@ -304,11 +306,24 @@ def _initial_soft_labels(num_classes: int, initial: str | Tensor, smoothing: flo
     return hard.mul_(1 - smoothings[initial]).add_(smoothings[initial] / num_classes)
 
 
-def _check_distributions(name: str, rows: Tensor, *, zeros_allowed: bool = False) -> None:
-    mass = rows.double().sum(1)
-    right = (rows >= 0).all(1) & ((mass - 1).abs() < 1e-3)
-    if zeros_allowed:
-        right |= (rows == 0).all(1)
-    if not right.all():
-        row = int(right.logical_not().nonzero()[0])
-        raise ValueError(f"{name} must hold distributions in its rows, got sum {mass[row]:.6g} in row {row}")
+def _check_distributions(name: str, matrix: Tensor, *, zeros_allowed: bool = False) -> None:
+    for start in range(0, len(matrix), ROWS_AT_ONCE):
+        rows = matrix[start : start + ROWS_AT_ONCE]
+        mass = rows.double().sum(1)
+        right = (rows >= 0).all(1) & ((mass - 1).abs() < 1e-3)
+        if zeros_allowed:
+            right |= (rows == 0).all(1)
+        if not right.all():
+            row = int(right.logical_not().nonzero()[0])
+            raise ValueError(
+                f"{name} must hold distributions in its rows, got sum {mass[row]:.6g} in row {start + row}"
+            )
+
+
+def _row_entropies(matrix: Tensor) -> Tensor:
+    """Return the entropy of each row, in nats."""
+    # Results kept one by one would lie between the freed copies on the heap, which could not be used again.
+    entropies = matrix.new_empty(len(matrix))
+    for rows, part in zip(matrix.split(ROWS_AT_ONCE), entropies.split(ROWS_AT_ONCE), strict=True):
+        torch.sum(torch.special.entr(rows), 1, out=part)
+    return entropies

@@ -453,3 +453,15 @@ def test_losses_import_without_anything_but_torch():
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     ours = {module.partition(".")[0] for module in loaded}
     assert ours - set(sys.stdlib_module_names) <= {"ols", "torch"}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_says_whether_it_trains_on_probabilities(name):
+    loss = build_loss(name, 5)
+    assert loss.takes_probabilities == (name not in INDEX_ONLY)
+    logits, target = torch.randn(3, 5), some_probs((3, 5))
+    if loss.takes_probabilities:
+        assert call(loss, logits, target).isfinite()
+    else:
+        with pytest.raises(ValueError, match="must hold class indices"):
+            loss(logits, target)

@@ -733,3 +733,44 @@ def test_end_epoch_stays_silent_when_there_is_something_to_learn_from():
         warnings.simplefilter("error")
         loss.end_epoch()
     assert loss.epochs_ended == 1
+
+
+def test_neither_the_end_of_an_epoch_nor_loading_allocates_a_third_matrix():
+    num_classes = 1500
+    matrix = 4 * num_classes**2
+
+    def peak_of(action):
+        with torch.profiler.profile(profile_memory=True) as profiled:
+            action()
+        held = peak = 0
+        for event in profiled.profiler.kineto_results.events():
+            if event.name() == "[memory]":
+                held += event.nbytes()
+                peak = max(peak, held)
+        return peak
+
+    loss = None
+
+    def build():
+        nonlocal loss
+        loss = OnlineLabelSmoothing(num_classes)
+
+    assert 2 * matrix < peak_of(build) < 2.1 * matrix  # the measure sees the two there are
+    logits = torch.randn(32, num_classes)
+    loss(logits.requires_grad_(), logits.argmax(1))
+    assert peak_of(loss.end_epoch) < 0.2 * matrix  # 256 rows of 1500
+    state = loss.state_dict()
+    assert peak_of(lambda: loss.load_state_dict(state)) < 0.6 * matrix  # 256 rows in float64, and which are right
+
+
+def test_the_entropy_and_the_check_of_many_rows_are_those_of_all_at_once():
+    distributions = torch.rand(700, 700).softmax(1)
+    loss = OnlineLabelSmoothing(700, initial=distributions)
+    logits = torch.randn(4, 700, requires_grad=True)
+    loss(logits, logits.argmax(1))
+    entropy = loss.end_epoch()["soft_labels/mean_entropy"]
+    expected = torch.distributions.Categorical(loss.soft_labels).entropy().mean().item()
+    assert entropy == pytest.approx(expected, rel=1e-6)
+    distributions[650, 0] += 1
+    with pytest.raises(ValueError, match=r"initial must hold distributions in its rows, got sum 2 in row 650"):
+        OnlineLabelSmoothing(700, initial=distributions)

@@ -1,0 +1,85 @@
+"""RandAugment and random erasing: timm's, with randomness by key."""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ols.data.keyed import AUGMENT, kept_generators, keyed_bits, seed_generators
+from ols.data.transforms import to_array, to_image
+
+Augment = Literal["none", "radiology", "randaugment"]
+
+# timm's notation: magnitude m of 10, n operations an image, each with probability p.
+POLICIES = {"radiology": "rand-m3-n2-p0.5-mstd0.5-inc1", "randaugment": "rand-m9-n2-p0.5-mstd0.5-inc1"}
+# What turns dark into bright, or depends on the rest of the image, would make an intensity mean something else.
+RADIOLOGY = (
+    "Rotate",
+    "ShearX",
+    "ShearY",
+    "TranslateXRel",
+    "TranslateYRel",
+    "ContrastIncreasing",
+    "BrightnessIncreasing",
+    "SharpnessIncreasing",
+)
+OPTIONS = {
+    "img_mean": 0,  # what moves in from outside is black, in images of any mode
+    "interpolation": Image.Resampling.BILINEAR,  # as images are resized; timm's default draws bicubic for half
+    "translate_pct": 0.2,  # at magnitude 10
+    "magnitude_max": 9.9,  # at 10, `PosterizeIncreasing` would keep 0 bits, which Pillow refuses
+}
+
+
+class Augmentation:
+    """Operations on bytes, drawn from (seed, epoch, index); none of them mirrors.
+
+    `radiology` applies up to two of: rotation by about 9 degrees, shear by 0.09, shift by 6 % of the side, contrast,
+    brightness or sharpness changed by about 27 %. `randaugment` is RandAugment (Cubuk et al., 2020) as for
+    photographs: all of timm's operations at magnitude 9, inversion, solarisation and posterisation among them.
+    Random erasing (Zhong et al., AAAI 2020) blackens a rectangle of 2 to 33 % of an image.
+
+    Args:
+        augment: Which operations.
+        erase_prob: Share of images of which a rectangle is erased, in [0, 1].
+        seed: Seed of the run.
+
+    Raises:
+        ValueError: No such operations, or `erase_prob` lies outside [0, 1].
+    """
+
+    def __init__(self, augment: Augment = "radiology", *, erase_prob: float = 0.0, seed: int = 0):
+        from timm.data.auto_augment import rand_augment_transform  # which takes seconds, and most runs need none
+        from timm.data.random_erasing import RandomErasing
+
+        if augment not in ("none", *POLICIES):
+            raise ValueError(f"augment must be one of none, {', '.join(POLICIES)}, got {augment!r}")
+        if not 0 <= erase_prob <= 1:
+            raise ValueError(f"erase_prob must lie in [0, 1], got {erase_prob}")
+        operations = list(RADIOLOGY) if augment == "radiology" else None  # None: all that timm has
+        self.seed = seed
+        self._augment = None
+        if augment != "none":
+            self._augment = rand_augment_transform(POLICIES[augment], dict(OPTIONS), operations)
+        self._erase = RandomErasing(erase_prob, device="cpu") if erase_prob else None
+
+    def __call__(self, images: np.ndarray, epochs: np.ndarray, indices: np.ndarray) -> np.ndarray:
+        """Augment a batch.
+
+        Args:
+            images: uint8 `[B, C, H, W]` with 1 or 3 channels, overwritten.
+            epochs: Epoch of each sample, int64 `[B]`.
+            indices: Index of each sample, int64 `[B]`.
+
+        Returns:
+            uint8 `[B, C, H, W]`.
+        """
+        with kept_generators():
+            for image, bits in zip(images, keyed_bits(self.seed, epochs, indices, AUGMENT).tolist(), strict=True):
+                seed_generators(bits)
+                if self._augment is not None:
+                    image[...] = to_array(self._augment(to_image(image)))
+                if self._erase is not None:
+                    self._erase(torch.from_numpy(image))
+        return images
