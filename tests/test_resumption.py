@@ -87,6 +87,19 @@ def test_a_run_killed_anywhere_again_and_again_ends_with_the_same_bits(train, wh
     assert [path.name for path in (broken / "checkpoints").iterdir() if path.name.startswith(".")] == []
 
 
+def test_a_mixed_and_augmented_run_killed_inside_an_epoch_ends_with_the_same_bits(train, monkeypatch):
+    options = ["--data.mixup_alpha=0.4", "--data.cutmix_alpha=1", "--data.mix_prob=0.8", "--data.augment=radiology"]
+    options += ["--data.erase_prob=0.2", "--train.checkpoint_every_steps=1"]
+    targets, train_step = [], Trainer.train_step
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", lambda *args: targets.append(args[1]["target"]) or train_step(*args))
+        whole = train("whole", *options)
+    assert len(targets) == 9
+    assert any(((probs > 0).sum(1) == 2).any() for probs in targets)
+    _killed(train, monkeypatch, ((Trainer, "train_step", 5), False), options=options)
+    assert differences(whole, train("broken", *options), epoch=3) == []
+
+
 def test_half_collected_soft_labels_are_in_a_checkpoint_inside_an_epoch(train, monkeypatch):
     _killed(train, monkeypatch, ((Trainer, "train_step", 11), False))
     newest = list_checkpoints(train.folder / "broken/checkpoints")[-1]

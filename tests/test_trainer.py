@@ -254,21 +254,6 @@ def test_synchronised_batch_norm_is_refused_on_the_cpu(train):
         train("run", "--train.sync_bn=true")
 
 
-def test_a_mixed_and_augmented_run_interrupted_between_epochs_continues_as_if_nothing_had_happened(train, monkeypatch):
-    options = ["--data.mixup_alpha=0.4", "--data.cutmix_alpha=1", "--data.mix_prob=0.8", "--train.keep_last=3"]
-    options += ["--data.augment=radiology", "--data.erase_prob=0.2"]
-    with monkeypatch.context() as patch:
-        targets = _spy_on_train_steps(patch, lambda _, batch: batch["target"])
-        whole = train("whole", *options)
-    assert len(targets) == 9
-    assert any(((probs > 0).sum(1) == 2).any() for probs in targets)
-    with monkeypatch.context() as patch:
-        _interrupt_after(patch, 1)
-        with pytest.raises(KeyboardInterrupt):
-            train("broken", *options)
-    _assert_same(whole, train("broken", *options))
-
-
 def test_a_run_starts_from_another_run_and_says_so(train, monkeypatch, capsys):
     first = train("first", "--train.epochs=1")
     with monkeypatch.context() as patch:
