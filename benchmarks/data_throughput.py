@@ -116,7 +116,7 @@ def in_process_rate(dataset: object) -> float:
 
 def loader_rate(dataset: object, workers: int, *, scaled: bool = False) -> float:
     """Return the images per second of a loader after its first batches."""
-    keys = _keys(dataset, 3 * workers)
+    keys = _keys(dataset, workers + 2)
     if scaled:
         loader = Loader(dataset.source, dataset.transform, keys, workers=workers)
     else:

@@ -197,7 +197,8 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted_and_changes_nothing(tr
 
     _spy_on_train_steps(monkeypatch, spoil)
     monkeypatch.setattr(Trainer, "end_step", look)
-    run_dir = train("run", "--train.accumulation_steps=2", "--model.name=test_resnet", "--train.ema_decay=0.9")
+    options = ["--train.accumulation_steps=2", "--model.name=test_resnet", "--train.ema_decay=0.9"]
+    run_dir = train("run", *options, "--optim.peak_lr=0.01")
     before, after = seen
     assert len(before) > 100
     assert {name for name in before if not torch.equal(before[name], after[name])} == set()
