@@ -39,8 +39,10 @@ def add_reliability(writer: SummaryWriter, prefix: str, reliability: Tensor, *, 
     count, confidence, accuracy = columns.numpy().T
     right = (count * accuracy).round()
     nothing = 0 * count
+    # A run's slider takes its steps from the run's first tag, so what is evaluated once must not come first.
+    section = "calibration" if prefix.startswith("val") else "final calibration"
     writer.add_pr_curve_raw(
-        f"calibration/{prefix} (x: mean confidence, y: accuracy)",
+        f"{section}/{prefix} (x: mean confidence, y: accuracy)",
         true_positive_counts=right,
         false_positive_counts=count - right,
         true_negative_counts=nothing,
