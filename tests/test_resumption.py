@@ -89,7 +89,7 @@ def test_a_run_killed_anywhere_again_and_again_ends_with_the_same_bits(train, wh
 
 def test_a_mixed_and_augmented_run_killed_inside_an_epoch_ends_with_the_same_bits(train, monkeypatch):
     options = ["--data.mixup_alpha=0.4", "--data.cutmix_alpha=1", "--data.mix_prob=0.8", "--data.augment=radiology"]
-    options += ["--data.erase_prob=0.2", "--train.checkpoint_every_steps=1"]
+    options += ["--data.erase_prob=0.2", "--train.checkpoint_every_steps=1", "--train.ema_decay=0.9"]
     targets, train_step = [], Trainer.train_step
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "train_step", lambda *args: targets.append(args[1]["target"]) or train_step(*args))

@@ -226,7 +226,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_too(train, monkeypatch):
             handle = parameter.register_hook(lambda gradient: handle.remove() or gradient * torch.inf)
 
     _spy_on_train_steps(monkeypatch, hook)
-    run_dir = train("run", "--train.epochs=1")
+    run_dir = train("run", "--train.epochs=1", "--loss.name=hard")
     assert [r["train/nonfinite_steps"] for r in _records(run_dir) if "train/loss" in r] == [0, 1, 1]
     assert all(value.isfinite().all() for value in _final(run_dir, "model", 1).values())
 

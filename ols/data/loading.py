@@ -1,9 +1,6 @@
 """From a data set to batches on the device."""
 
 import hashlib
-import os
-import signal
-import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,6 +14,7 @@ from ols.data.packed import Pack
 from ols.data.sampling import EvalBatches, Key, TrainBatches
 from ols.data.source import ImageSource
 from ols.data.transforms import EvalTransform
+from ols.data.workers import heed_only_the_parent
 
 
 class TransformedImages:
@@ -82,21 +80,6 @@ def _already_a_batch(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return batch
 
 
-def _heed_only_the_parent(worker: int) -> None:
-    """Let a signal to all processes of a run not end its workers, whose end would end the run before it has saved."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if not hasattr(signal, "sigwaitinfo"):
-        return  # macOS
-
-    def wait() -> None:
-        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-            pass
-        os._exit(0)
-
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=wait, daemon=True).start()
-
-
 class Loader:
     """Batches on the device: `image` as the model expects it, `target`, `index`.
 
@@ -141,7 +124,7 @@ class Loader:
             num_workers=workers,
             persistent_workers=workers > 0,
             prefetch_factor=4 if workers else None,  # a few batches of bytes are small, and readers do not keep pace
-            worker_init_fn=_heed_only_the_parent,
+            worker_init_fn=heed_only_the_parent,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # its own, so that starting an iterator leaves the global generator alone
         )

@@ -27,6 +27,7 @@ from ols.data.packed import (
 from ols.data.radimagenet import Split
 from ols.data.source import ImageSource
 from ols.data.transforms import Aspect, fit, to_array
+from ols.data.workers import end_with_parent
 
 PLAN = "plan.json"  # of an unfinished pack
 UNFINISHED = ".*.partial"  # see `unfinished_path`
@@ -237,8 +238,8 @@ def _write_missing(writer: ShardWriter, workers: int) -> None:
     done = writer.total - sum(len(writer.numbers(shard)) for shard in missing)
     workers = min(workers, len(missing))
     with tqdm(total=writer.total, initial=done, desc="packing", unit="image", disable=None) as progress:
-        # The loader's processes end by themselves when this one is killed.
-        for shard in DataLoader(writer, batch_size=None, sampler=missing, num_workers=workers if workers > 1 else 0):
+        several = {"num_workers": workers, "worker_init_fn": end_with_parent} if workers > 1 else {}
+        for shard in DataLoader(writer, batch_size=None, sampler=missing, **several):
             if isinstance(shard, Exception):
                 raise shard
             progress.update(len(writer.numbers(shard)))

@@ -5,11 +5,10 @@ import hashlib
 import json
 import multiprocessing
 import os
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -17,6 +16,7 @@ from tqdm import tqdm
 
 from ols.data.audit.near import comparable
 from ols.data.radimagenet import EIGHT_BIT_MODES, open_image
+from ols.data.workers import end_with_parent
 
 FORMAT = 1
 CHUNK = 64  # files that a worker is given at a time
@@ -121,18 +121,8 @@ def parallel(function: Callable[[Path, list], Any], root: Path, chunks: list[lis
         return
     # Forking would copy a running torch.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool:
         yield from pool.map(function, [root] * len(chunks), chunks)
-
-
-def _end_with_parent() -> None:
-    """A worker waits on a queue that a killed parent leaves open."""
-
-    def wait() -> NoReturn:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def _worker_count(workers: int | None, files: int) -> int:
