@@ -69,7 +69,6 @@ class Tracker:
         """Record scalars, by tags such as `val/top1`."""
         if self._writer is None:
             return
-        self._add_scalars(values, images_seen)
         finite = {tag: value if math.isfinite(value) else None for tag, value in values.items()}  # JSON has no NaN
         record = {"format": FORMAT, "epoch": epoch, "images_seen": images_seen, **finite}
         try:
@@ -77,6 +76,7 @@ class Tracker:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:  # Python names the file only where it cannot be opened
             raise OSError(error.errno, f"cannot write: {error.strerror}", str(self._metrics)) from error
+        self._add_scalars(values, images_seen)
 
     def log_figure(self, tag: str, figure: Figure, *, images_seen: int) -> None:
         """Record a figure."""

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import parse_qs, urlsplit
 
@@ -60,6 +61,7 @@ def _write(folder, config, *, start: int, epochs: range, end: bool, metrics_byte
         tracker.log_end(test, epoch=2, soft_labels=soft, classes=CLASSES, groups=GROUPS)
     flushed.append(tracker.flush())
     tracker.close()
+    time.sleep(1)  # event files are read in the order of their names, which begin with the second they were opened in
     return flushed
 
 

@@ -227,6 +227,7 @@ def test_an_export_alone_is_evaluated_on_the_data_that_are_named(run, tmp_path):
         _evaluate(tmp_path / "alone", "--checkpoint=best")
 
 
+@pytest.mark.slow
 def test_two_ranks_write_the_predictions_of_one(run, tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     arguments = [run, "--report=false", "--splits=test", f"--output={tmp_path}", "--data.workers=0", "--device=cpu"]

@@ -1,5 +1,6 @@
 import json
 import resource
+import time
 
 import pytest
 import torch
@@ -43,6 +44,7 @@ def test_a_continued_run_has_no_doubled_and_no_missing_points(tmp_path):
     tracker._writer.flush()  # and no close: the attempt is killed
 
     tracker = _tracker(tmp_path)
+    time.sleep(1)  # event files are read in the order of their names, which begin with a second
     tracker.start(images_seen=20, metrics_bytes=place, purge_from=20)
     record("val/top1", 20, 0.6)
     place = tracker.flush()
@@ -50,6 +52,7 @@ def test_a_continued_run_has_no_doubled_and_no_missing_points(tmp_path):
     tracker._writer.flush()
 
     tracker = _tracker(tmp_path)
+    time.sleep(1)  # event files are read in the order of their names, which begin with a second
     tracker.start(images_seen=20, metrics_bytes=place, purge_from=21)
     record("train/loss", 30, 0.5)
     tracker.close()
@@ -85,6 +88,7 @@ def test_metrics_are_json_even_where_they_are_not_numbers(tmp_path):
 def test_a_full_disk_is_a_message_that_names_the_file(tmp_path):
     tracker = _tracker(tmp_path)
     tracker.start(images_seen=0)
+    tracker.flush()  # TensorBoard writes in a thread of its own
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (5, before[1]))
     try:
