@@ -19,6 +19,8 @@ from jsonargparse import ActionConfigFile, ArgumentParser
 from ols.data.phantom import PhantomConfig
 from ols.losses import LOSSES, LabelLoss, find_loss
 
+SWITCHES = ("dry_run", "profile")  # may stand on the command line without a value
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -191,6 +193,7 @@ class Config:
         seed: Seed of initialisation, order and augmentation.
         resume: `auto` continues the run in `run_dir`; `never` moves it aside and starts anew.
         dry_run: Two steps of everything, in a folder of its own.
+        profile: Print at the end where the time went, and write a trace of three steps for TensorBoard.
         overfit_batches: Train and evaluate on so many fixed batches: a sound model reaches 100 %.
         teacher: Export of a trained model, for losses that need a teacher.
         data: Images.
@@ -206,6 +209,7 @@ class Config:
     seed: int = 0
     resume: Literal["auto", "never"] = "auto"
     dry_run: bool = False
+    profile: bool = False
     overfit_batches: int | None = None
     teacher: str | None = None
     data: DataConfig = field(default_factory=DataConfig)
@@ -270,9 +274,10 @@ def parse_config(default: Path, argv: Sequence[str] | None = None) -> Config:
     first = PlainParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", action="append", type=Path)
     first.add_argument("--loss.name", dest="loss_name")
-    first.add_argument("--dry_run", nargs="?", const="true", default="false")  # bare, too
+    for switch in SWITCHES:
+        first.add_argument(f"--{switch}", nargs="?", const="true")
     known, overrides = first.parse_known_args(argv)
-    overrides.append(f"--dry_run={known.dry_run}")
+    overrides += [f"--{switch}={value}" for switch in SWITCHES if (value := getattr(known, switch)) is not None]
 
     files: dict[str, Any] = {}
     for path in known.config or [default]:

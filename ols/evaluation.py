@@ -50,6 +50,7 @@ def evaluate(
     autocast: Autocast = nullcontext,
     *,
     after_batch: Callable[[], None] = lambda: None,
+    mark: Callable[[str], None] = lambda section: None,
 ) -> Evaluation:
     """Measure a model on a split.
 
@@ -60,6 +61,7 @@ def evaluate(
         loader: The split.
         autocast: Makes the context of a forward pass, such as `accelerator.autocast`.
         after_batch: Called after each batch, equally often on every process; it may raise to give up.
+        mark: Called with "evaluation" after the forward pass of a batch, with "metrics" after what follows.
 
     Raises:
         RuntimeError: The metrics did not see every sample exactly once.
@@ -68,7 +70,9 @@ def evaluate(
     # Apple's GPUs have no float64, which calibration is summed in.
     metrics.to("cpu" if loader.device.type == "mps" else loader.device)
     for batch in _predict_batches(model, loader, autocast):
+        mark("evaluation")
         metrics.update(batch["logits"].to(metrics.device), batch["target"].to(metrics.device))
+        mark("metrics")
         after_batch()
     for _ in range(loader.batches.most - len(loader.batches)):
         after_batch()
@@ -78,6 +82,7 @@ def evaluate(
         raise RuntimeError(f"evaluated {seen:.0f} samples of a split of {loader.num_samples}")
     with metrics.sync_context():
         reliability, confusion = metrics.reliability().cpu(), metrics.confusion.cpu()
+    mark("metrics")
     return Evaluation(results, reliability, confusion)
 
 

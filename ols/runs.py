@@ -20,6 +20,7 @@ except ImportError:  # Windows
 # What may change while a run continues, because its results do not depend on it.
 FREE_KEYS = {
     "resume",
+    "profile",
     "data.workers",
     "data.root",  # checkpoints know by a checksum whether it is the same data set
     "data.splits",

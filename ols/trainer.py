@@ -8,30 +8,33 @@ import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import gather_object
 from timm.layers import convert_sync_batchnorm
 from timm.scheduler.scheduler import Scheduler
-from timm.utils import ModelEmaV3
 from timm.utils.distributed import distribute_bn
 from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 from tqdm import tqdm
 
+from ols.agreement import Agreement
 from ols.checkpoint import prune_checkpoints
 from ols.config import TrainConfig
 from ols.data.loading import Loader
-from ols.evaluation import Evaluation, evaluate, tagged
-from ols.figures import reliability_diagram, soft_label_heatmap
+from ols.evaluation import Evaluation, evaluate
 from ols.interruption import Interrupted, Interruption
 from ols.losses.base import LabelLoss
+from ols.optim import MovingAverage, step_unless
 from ols.reproducibility import seed_step
 from ols.resumption import best_folder, load_best, record_best, resume_run, save_run
+from ols.run_log import RunLog, epoch_line
 from ols.runs import sole_owner
+from ols.step_clock import DATA, FORECAST_STEPS, STEP, WARM_UP_STEPS, StepClock, build_trace, forecast
+from ols.step_guard import StepGuard
 from ols.tracking import Tracker
 
 SMALLER_IS_BETTER = {"nll"}
@@ -61,6 +64,21 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     return accelerator
 
 
+class NoTrace(nullcontext):
+    """In the place of a profiler, where none is wanted."""
+
+    def step(self) -> None:
+        """Do nothing."""
+
+
+class Step(NamedTuple):
+    """A step that the host has not read yet."""
+
+    number: int  # from 1
+    nonfinite: Tensor  # boolean, on the device: whether it was skipped
+    indices: list[Tensor]  # samples of each of its micro-batches, of this process
+
+
 @dataclass
 class Best:
     """The epoch whose weights are tested and exported."""
@@ -75,6 +93,9 @@ class Trainer:
     What a run depends on is keyed by where it is, or lies in a checkpoint; so the same command continues an interrupted
     run bit for bit, from a checkpoint between any two steps.
 
+    The host does not wait for the device but every `log_every_steps`, and to save. A step whose loss or gradient is not
+    finite is therefore undone on the device, and the host counts it at the next reading.
+
     Args:
         config: The loop's configuration.
         seed: Keys dropout and the like, together with epoch, micro-batch and process.
@@ -88,6 +109,7 @@ class Trainer:
         val_loader: Validation split.
         tracker: Where the run is recorded.
         teacher: Frozen model whose logits go to a loss that needs a teacher.
+        profile: Whether to write a trace of some steps to the run's folder.
 
     Raises:
         ValueError: The loss reduces otherwise, or lacks the teacher it needs.
@@ -107,6 +129,7 @@ class Trainer:
         val_loader: Loader,
         tracker: Tracker,
         teacher: nn.Module | None = None,
+        profile: bool = False,
     ):
         if loss.reduction != "sum":
             raise ValueError(f"the trainer needs a loss with reduction='sum', got {loss.reduction!r}")
@@ -118,9 +141,14 @@ class Trainer:
             model = convert_sync_batchnorm(model)  # timm's: torch's drops the activations of BatchNormAct2d
         self.config, self.seed, self.accelerator, self.tracker = config, seed, accelerator, tracker
         self.schedule, self.train_loader, self.val_loader = schedule, train_loader, val_loader
+        self.log = RunLog(tracker, train_loader.source.classes, train_loader.source.groups)
+        self.clock = StepClock(accelerator.device)
+        self.seconds_before: dict[str, float] = {}  # of the steps that a forecast leaves out
+        self.steps_timed = 0
+        self.trace = build_trace(tracker.run_dir, accelerator.process_index) if profile else NoTrace()
         self.checkpoints = tracker.run_dir / "checkpoints"
         self.teacher = teacher.eval().requires_grad_(False) if teacher is not None else None
-        self.ema = ModelEmaV3(model, decay=config.ema_decay) if config.ema_decay is not None else None
+        self.ema = MovingAverage(model, decay=config.ema_decay) if config.ema_decay is not None else None
         self.raw_model = model
         if config.compile:
             model.compile()
@@ -144,15 +172,17 @@ class Trainer:
         # What a process has of its own; all else is the same on every process.
         self.own = {"sum.loss": self.loss_sum} | {f"sum.{key}": value for key, value in loss.collected().items()}
         self.own |= {f"model.{name}": buffer for name, buffer in model.named_buffers()}
-        # What a step changes before it is known to be finite.
-        self.before_step: dict[str, Tensor] = {}
+        self.guard = StepGuard(self.own.values())
         self.step_indices: list[Tensor] = []  # samples of the step, of this process
-        self.changed_by_batches = tuple(self.own)
+        self.unread: list[Step] = []
         if self.ema is not None:
             self.own |= {f"ema.{name}": buffer for name, buffer in self.ema.module.named_buffers()}
 
         self.interruption = Interruption()
-        self.stopping = self.saving = False  # as agreed upon by all processes at the last step
+        self.agreement = Agreement(
+            lambda: (self.interruption.requested, self.is_time_to_save()), accelerator.num_processes
+        )
+        self.stopping = self.saving = False  # as agreed upon by all processes
         self.saved_at = time.monotonic()
 
     @property
@@ -193,6 +223,7 @@ class Trainer:
         with (
             sole_owner(self.tracker.run_dir) if self.accelerator.is_main_process else nullcontext(),
             self.interruption.listening(),
+            self.trace,
             tqdm(
                 total=total,
                 unit="img",
@@ -238,12 +269,14 @@ class Trainer:
         batches = self.train_loader.batches
         batches.epoch, batches.start_step = self.epoch, self.step - self.epoch * batches.steps
         started, images_before = time.perf_counter(), self.images_seen
+        self.clock.mark(None)
         for number, batch in enumerate(self.train_loader, batches.start_step * batches.accumulation_steps):
+            self.clock.mark(DATA)
             # Both are functions of where the run is, so that nothing depends on what came before.
             self.schedule.step_update(self.step)
             seed_step(self.seed, self.epoch, number, self.accelerator.process_index)
             if number % batches.accumulation_steps == 0:
-                self.before_step = {name: self.own[name].clone() for name in self.changed_by_batches}
+                self.guard.begin()
                 self.step_indices = []
             self.step_indices.append(batch["index"])
             with self.accelerator.accumulate(self.model):
@@ -256,43 +289,32 @@ class Trainer:
         self.epoch_values = {"train/images_per_second": speed}
 
     def train_step(self, batch: dict[str, Tensor]) -> None:
-        """Forward and backward of one micro-batch; the device is not waited for."""
+        """Forward and backward of one micro-batch."""
         images, target = batch["image"], batch["target"]
-        logits = self.model(images)
-        if self.teacher is None:
-            loss = self.loss(logits, target)
-        else:
-            with torch.no_grad(), self.accelerator.autocast():
-                teacher_logits = self.teacher(images)
-            loss = self.loss(logits, target, teacher_logits)
-        self.accelerator.backward(loss / len(target))
-        self.loss_sum += loss.detach()
+        teacher_logits = ()
+        with self.clock.section("forward"):
+            logits = self.model(images)
+            if self.teacher is not None:
+                with torch.no_grad(), self.accelerator.autocast():
+                    teacher_logits = (self.teacher(images),)
+        with self.clock.section("loss"):
+            loss = self.loss(logits, target, *teacher_logits)
+            self.loss_sum += loss.detach()
+        with self.clock.section("backward"):
+            self.accelerator.backward(loss / len(target))
 
     def end_step(self) -> None:
         """Update the weights, unless loss or gradient is not finite; then log, save and stop where it is time to."""
-        finite = self.loss_sum.isfinite()
-        if self.accelerator.scaler is None:  # which finds, skips and counters overflows of its own making
-            gradients = [parameter.grad for parameter in self.raw_model.parameters() if parameter.grad is not None]
-            finite = finite & get_total_norm(gradients).isfinite()
-        # One reading of the device per step: whether to update cannot wait for a later one.
-        nonfinite, self.stopping, self.saving = self.on_any_process(
-            ~finite, self.interruption.requested, self.is_time_to_save()
-        )
-        if nonfinite:
-            self.skip_step()
-        else:
-            if self.config.clip_grad_norm is not None:
-                self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip_grad_norm)
-            self.optimizer.step()
-            if self.ema is not None:
-                self.ema.update(self.raw_model)
-            self.images_in_sum += self.train_loader.batches.global_batch_size
-            self.nonfinite_in_a_row = 0
-        self.optimizer.zero_grad()
+        with self.clock.section("optimizer"):
+            self.update_weights()
         self.step += 1
+        self.trace.step()
         last = self.step % self.train_loader.batches.steps == 0
         if self.step % self.config.log_every_steps == 0 or last:
             self.log_train_loss()
+        self.stopping, self.saving = self.agreement.poll()
+        self.clock.mark("logging")
+        self.tell_speed()
         if last:
             return  # the end of the epoch saves
         every = self.config.checkpoint_every_steps
@@ -301,40 +323,95 @@ class Trainer:
         if self.stopping:
             self.leave()
 
-    def skip_step(self) -> None:
-        """Put back what a step that is not finite has changed, and count it.
+    def tell_speed(self) -> None:
+        """Print once, after the first steps of this attempt, how long the run will take and what limits it."""
+        self.steps_timed += 1
+        if self.steps_timed == WARM_UP_STEPS:
+            self.seconds_before = self.clock.read()
+        if self.steps_timed != FORECAST_STEPS:
+            return
+        spent = {name: value - self.seconds_before[name] for name, value in self.clock.read().items() if name in STEP}
+        line = forecast(
+            spent,
+            steps=FORECAST_STEPS - WARM_UP_STEPS,
+            steps_left=self.config.epochs * self.train_loader.batches.steps - self.step,
+            global_batch_size=self.train_loader.batches.global_batch_size,
+        )
+        if self.accelerator.is_main_process:
+            tqdm.write(line)
+
+    def update_weights(self) -> None:
+        """Take the optimizer's step and move the average, or on the device undo what the step has changed."""
+        gradients = [parameter.grad for parameter in self.raw_model.parameters() if parameter.grad is not None]
+        scaler, largest = self.accelerator.scaler, self.config.clip_grad_norm
+        nonfinite = ~self.loss_sum.isfinite()
+        if scaler is None:
+            norm = get_total_norm(gradients)
+            nonfinite = nonfinite | ~norm.isfinite()
+        nonfinite = self.accelerator.reduce(nonfinite.int()) > 0  # on any process
+        self.guard.settle(nonfinite)
+        if scaler is not None:
+            # The scaler skips what it finds, overflows of its own making among it, which it counters.
+            gradients[0].add_(torch.where(nonfinite, torch.nan, 0.0))
+            if largest is not None:
+                self.accelerator.unscale_gradients()
+                norm = get_total_norm(gradients)
+        if largest is not None:
+            clip_grads_with_norm_(self.model.parameters(), largest, norm)
+        if scaler is not None:
+            self.optimizer.step()
+        else:
+            step_unless(self.optimizer.optimizer, nonfinite)
+        if self.ema is not None:
+            self.ema.update(self.raw_model, nonfinite)
+        self.optimizer.zero_grad()
+        self.unread.append(Step(self.step + 1, nonfinite, self.step_indices))
+
+    def read_steps(self) -> None:
+        """Read from the device which steps were skipped since the last reading, and count them.
 
         Raises:
-            RuntimeError: It is one too many in a row.
+            RuntimeError: They were too many in a row.
         """
-        for name, before in self.before_step.items():
-            self.own[name].copy_(before)
-        self.nonfinite_steps += 1
-        self.nonfinite_in_a_row += 1
-        if self.nonfinite_in_a_row < self.config.max_nonfinite_steps:
+        if not self.unread:
             return
-        indices = self.accelerator.gather(torch.cat(self.step_indices)).tolist()
+        skipped = torch.stack([step.nonfinite for step in self.unread]).tolist()
+        for step, nonfinite in zip(self.unread, skipped, strict=True):
+            if not nonfinite:
+                self.images_in_sum += self.train_loader.batches.global_batch_size
+                self.nonfinite_in_a_row = 0
+                continue
+            self.nonfinite_steps += 1
+            self.nonfinite_in_a_row += 1
+            if self.nonfinite_in_a_row >= self.config.max_nonfinite_steps:
+                self.give_up(step)
+        self.unread.clear()
+
+    def give_up(self, step: Step) -> NoReturn:
+        """End a run whose steps are not finite any more.
+
+        Raises:
+            RuntimeError: Always; the message names a file with the samples of the step.
+        """
+        indices = gather_object(torch.cat(step.indices).tolist())
         file = self.tracker.run_dir / "nonfinite_samples.json"
         if self.accelerator.is_main_process:
             names = [self.train_loader.source.sample_id(index) for index in indices]
-            file.write_text(json.dumps({"format": 1, "step": self.step, "sample_ids": names}, indent=2))
+            file.write_text(json.dumps({"format": 1, "step": step.number, "sample_ids": names}, indent=2))
         self.accelerator.wait_for_everyone()
         raise RuntimeError(
             f"the training loss or its gradient was not finite in {self.nonfinite_in_a_row} steps in a row, at last at "
-            f"step {self.step} (epoch {self.epoch + 1}), whose samples are named in {file}; lower optim.peak_lr or set "
-            f"train.clip_grad_norm; the last checkpoint is in {self.checkpoints}"
+            f"step {step.number} (epoch {self.epoch + 1}), whose samples are named in {file}; lower optim.peak_lr or "
+            f"set train.clip_grad_norm; the last checkpoint is in {self.checkpoints}"
         )
 
-    def on_any_process(self, *flags: Tensor | bool) -> list[bool]:
-        """Return which of the flags are set on at least one process."""
-        mine = [torch.as_tensor(flag, dtype=torch.int32, device=self.accelerator.device) for flag in flags]
-        return [count > 0 for count in self.accelerator.reduce(torch.stack(mine)).tolist()]
-
     def is_time_to_save(self) -> bool:
-        """Return whether the main process, whose clock counts, has not saved for long."""
+        """Return whether the main process, whose clock counts, has not saved for long; it says so once."""
         minutes = self.config.checkpoint_every_minutes
-        late = minutes is not None and time.monotonic() - self.saved_at >= 60 * minutes
-        return late and self.accelerator.is_main_process
+        if minutes is None or not self.accelerator.is_main_process or time.monotonic() - self.saved_at < 60 * minutes:
+            return False
+        self.saved_at = time.monotonic()
+        return True
 
     def end_epoch(self) -> None:
         """End the epoch of the loss, and save before the evaluation: it may take long, and can be repeated."""
@@ -381,16 +458,19 @@ class Trainer:
         """
 
         def leave_if_asked() -> None:
-            (self.stopping,) = self.on_any_process(self.interruption.requested)
+            self.stopping, _ = self.agreement.poll()
             if self.stopping:
                 self.leave()
 
+        self.clock.mark(None)
         models = {split: self.raw_model}
         if self.ema is not None:
             models[f"{split}_ema"] = self.ema.module
         with self.interruption.listening():
             return {
-                prefix: evaluate(model, loader, self.accelerator.autocast, after_batch=leave_if_asked)
+                prefix: evaluate(
+                    model, loader, self.accelerator.autocast, after_batch=leave_if_asked, mark=self.clock.mark
+                )
                 for prefix, model in models.items()
             }
 
@@ -408,6 +488,7 @@ class Trainer:
 
     def log_train_loss(self) -> None:
         """Read the mean loss since the last reading from the device, over all processes, and log it."""
+        self.read_steps()
         total = self.accelerator.reduce(self.loss_sum.clone()).item()
         self.train_loss = total / self.images_in_sum if self.images_in_sum else math.nan
         self.loss_sum.zero_()
@@ -418,67 +499,41 @@ class Trainer:
             "train/nonfinite_steps": float(self.nonfinite_steps),
         }
         self.tracker.log(values, images_seen=self.images_seen, epoch=self.epoch)
+        self.clock.read()  # while the device has nothing to do: what the clock remembers would grow
 
     def log_epoch(self, evaluations: dict[str, Evaluation]) -> None:
-        """Log metrics, the loss's diagnostics and figures."""
-        self.log_evaluations(evaluations, epoch=self.epoch, values=self.epoch_values)
-        soft_labels = getattr(self.loss, "soft_labels", None)
-        if soft_labels is not None and self.accelerator.is_main_process:
-            source = self.train_loader.source
-            figure = soft_label_heatmap(soft_labels, source.classes, source.groups, title=f"after epoch {self.epoch}")
-            self.tracker.log_figure("soft_labels/matrix", figure, images_seen=self.images_seen)
-
-    def log_evaluations(
-        self, evaluations: dict[str, Evaluation], *, epoch: int, values: dict[str, float] | None = None
-    ) -> None:
-        """Log metrics and reliability diagrams of an epoch's weights, beside other values."""
-        self.tracker.log(tagged(evaluations) | (values or {}), images_seen=self.images_seen, epoch=epoch)
-        if self.accelerator.is_main_process:
-            for prefix, evaluation in evaluations.items():
-                title = f"{prefix}, epoch {epoch}, N = {evaluation.metrics['count']:.0f}"
-                intervals = evaluation.reliability_intervals
-                figure = reliability_diagram(evaluation.reliability, title=title, intervals=intervals)
-                self.tracker.log_figure(f"{prefix}/reliability", figure, images_seen=self.images_seen)
-                self.tracker.log_reliability(prefix, evaluation.reliability, images_seen=self.images_seen)
-                source = self.train_loader.source
-                self.tracker.log_confusion(
-                    f"{prefix}/most_confused",
-                    evaluation.confusion,
-                    source.classes,
-                    source.groups,
-                    images_seen=self.images_seen,
-                )
+        """Log metrics, the loss's diagnostics and figures, and print a line."""
+        place = {"images_seen": self.images_seen, "epoch": self.epoch}
+        self.log.evaluations(evaluations, values=self.epoch_values, **place)
+        self.log.soft_labels(getattr(self.loss, "soft_labels", None), **place)
 
     def log_test(self, evaluations: dict[str, Evaluation]) -> None:
         """Log the best epoch's results on the test split, once however often the command is typed."""
         if not self.tested:
-            self.log_evaluations(evaluations, epoch=self.best.epoch)
-            source, soft_labels = self.train_loader.source, getattr(self.loss, "soft_labels", None)
-            names = {"classes": source.classes, "groups": source.groups}
-            self.tracker.log_end(tagged(evaluations), epoch=self.best.epoch, soft_labels=soft_labels, **names)
+            self.log.evaluations(evaluations, images_seen=self.images_seen, epoch=self.best.epoch)
+            self.log.end(evaluations, epoch=self.best.epoch, soft_labels=getattr(self.loss, "soft_labels", None))
             self.tested = True
             record_best(self)
 
     def report_epoch(self, evaluations: dict[str, Evaluation]) -> None:
         """Print a line."""
         for prefix, evaluation in evaluations.items():
-            metrics = evaluation.metrics
-            line = (
-                f"epoch {self.epoch}/{self.config.epochs}  train loss {self.train_loss:.3f}  {prefix} "
-                f"top1 {metrics['top1']:.1%}  top5 {metrics['top5']:.1%}  balanced {metrics['balanced_accuracy']:.1%}  "
-                f"nll {metrics['nll']:.3f}  "
-                f"ece {metrics['ece']:.3f} ({metrics['ece_low']:.3f}-{metrics['ece_high']:.3f}, null "
-                f"{metrics['ece_null']:.3f})  {self.epoch_values['train/images_per_second']:.0f} img/s"
+            line = epoch_line(
+                prefix,
+                evaluation,
+                place=f"{self.epoch}/{self.config.epochs}",
+                train_loss=self.train_loss,
+                images_per_second=self.epoch_values["train/images_per_second"],
             )
-            if metrics["nonfinite"]:
-                line += f"  ({metrics['nonfinite']:.0f} samples with non-finite logits)"
             if self.accelerator.is_main_process:
                 tqdm.write(line)
 
     def save(self) -> None:
         """Write a checkpoint, and delete those that are neither new nor the best."""
+        self.read_steps()
         save_run(self)
         self.prune()
+        self.clock.mark("checkpoint")
         self.saved_at = time.monotonic()
 
     def prune(self) -> None:

@@ -27,6 +27,7 @@ def main(config: Config) -> None:
     from ols.report.console import describe_cost, describe_data, result_table
     from ols.reproducibility import cores_per_process, environment_record, seed_everything
     from ols.runs import prepare_run_dir
+    from ols.step_clock import profile_table
     from ols.tracking import Tracker
     from ols.trainer import Trainer, build_accelerator
 
@@ -123,6 +124,7 @@ def main(config: Config) -> None:
         val_loader=loaders.val,
         tracker=tracker,
         teacher=teacher,
+        profile=config.profile,
     )
     best = trainer.fit()
 
@@ -141,6 +143,10 @@ def main(config: Config) -> None:
             preprocessing=loaders.train.preprocessing,
             metrics=tagged(results),
         )
+        if config.profile:
+            table = profile_table(trainer.clock.read(), steps=trainer.steps_timed)
+            tracker.log_text("run/profile", f"```\n{table}\n```", images_seen=trainer.images_seen)
+            print(f"\n{table}")
         tracker.close()
         print(f"\n{run_dir}, best epoch {best.epoch} of {config.train.epochs} by val {config.train.select_by}")
         print(result_table(results))

@@ -65,6 +65,7 @@ def _killed(train, monkeypatch, *places, options=OPTIONS) -> None:
 def test_a_run_killed_anywhere_again_and_again_ends_with_the_same_bits(train, whole, monkeypatch):
     import ols.checkpoint
     import ols.export
+    import ols.run_log
 
     places = [
         ((Trainer, "train_step", 2), False),  # before the first checkpoint
@@ -75,7 +76,7 @@ def test_a_run_killed_anywhere_again_and_again_ends_with_the_same_bits(train, wh
         ((ols.trainer, "record_best", 1), True),
         ((Trainer, "end_step", 1), True),
         ((ols.checkpoint, "_delete", 1), False),
-        ((Trainer, "log_evaluations", 2), False),  # the test: one call is the last epoch's
+        ((ols.run_log.RunLog, "evaluations", 2), False),  # the test: one call is the last epoch's
         ((ols.export, "export_model", 1), False),
     ]
     _killed(train, monkeypatch, *places)

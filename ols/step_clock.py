@@ -1,0 +1,113 @@
+"""Where the time of a run goes, and how long it will take."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch.profiler import profile, record_function, schedule, tensorboard_trace_handler
+
+WARM_UP_STEPS = 5  # left out of a forecast: compilation, autotuning, the first batches
+FORECAST_STEPS = 50
+DATA = "data wait"
+STEP = (DATA, "forward", "loss", "backward", "optimizer", "logging")  # sections of a training step
+SECTIONS = (*STEP, "evaluation", "metrics", "checkpoint")
+
+
+class StepClock:
+    """Sums the time of each section of a run: what has passed since the mark before.
+
+    On a GPU a mark is an event in its queue, so that a section has the time of the device, gaps included, and the host
+    does not wait: `DATA` is how long the device had nothing to do because a batch was not there.
+
+    Args:
+        device: Where the work is done.
+    """
+
+    def __init__(self, device: torch.device):
+        self._on_gpu = device.type == "cuda"
+        self._seconds = dict.fromkeys(SECTIONS, 0.0)
+        self._marks: list[tuple[str | None, float | torch.cuda.Event]] = []
+
+    def mark(self, section: str | None) -> None:
+        """Say that a section ends here; None leaves out what has passed."""
+        if self._on_gpu:
+            now = torch.cuda.Event(enable_timing=True)
+            now.record()
+        else:
+            now = time.perf_counter()
+        self._marks.append((section, now))
+
+    @contextmanager
+    def section(self, section: str) -> Iterator[None]:
+        """Time what is done inside, under its name in a trace, too."""
+        with record_function(section):
+            yield
+        self.mark(section)
+
+    def read(self) -> dict[str, float]:
+        """Return the seconds of each section so far; waits for the device."""
+        if self._on_gpu and self._marks:
+            self._marks[-1][1].synchronize()
+        for (_, start), (section, end) in zip(self._marks, self._marks[1:], strict=False):
+            if section is not None:
+                self._seconds[section] += start.elapsed_time(end) / 1000 if self._on_gpu else end - start
+        del self._marks[:-1]
+        return self._seconds.copy()
+
+
+def build_trace(folder: Path, rank: int) -> profile:
+    """Return a profiler that writes a trace of three steps to a folder; call its `step()` after each.
+
+    Args:
+        folder: That of the run, where TensorBoard's plugin looks for it.
+        rank: This process, which names the file.
+    """
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else it prints a line at each start and end
+    return profile(
+        schedule=schedule(skip_first=WARM_UP_STEPS, wait=0, warmup=1, active=3, repeat=1),
+        on_trace_ready=tensorboard_trace_handler(str(folder), worker_name=f"rank{rank}", use_gzip=True),
+        record_shapes=True,
+    )
+
+
+def forecast(seconds: dict[str, float], *, steps: int, steps_left: int, global_batch_size: int) -> str:
+    """Return a line that says how fast a run is, how long it will train, and what limits it.
+
+    Args:
+        seconds: Seconds of each section in some steps of training.
+        steps: How many steps those were.
+        steps_left: Steps until the run ends.
+        global_batch_size: Images a step.
+    """
+    total = sum(seconds.values())
+    shares = {section: value / total for section, value in seconds.items()}
+    model = shares["forward"] + shares["backward"]
+    if shares[DATA] >= 0.1:
+        limit = "reading images limits it: a pack (recipes/pack.py) or more data.workers would help"
+    elif model >= 0.5:
+        limit = "the model limits it"
+    else:
+        limit = f"{max(shares, key=shares.get)} limits it"
+    return (
+        f"speed {global_batch_size * steps / total:,.0f} img/s, {1000 * total / steps:,.0f} ms a step: "
+        f"{_duration(steps_left * total / steps)} of training left, without evaluations; "
+        f"model {model:.0%}, data wait {shares[DATA]:.0%}, loss {shares['loss']:.1%}: {limit}"
+    )
+
+
+def profile_table(seconds: dict[str, float], *, steps: int) -> str:
+    """Return a table of what each section took: seconds in all, share, and milliseconds a step."""
+    total = sum(seconds.values())
+    lines = [("", "s", "share", "ms a step")]
+    for section, value in [*seconds.items(), ("all", total)]:
+        lines.append((section, f"{value:,.2f}", f"{value / max(total, 1e-9):.1%}", f"{1000 * value / steps:,.2f}"))
+    return "\n".join(f"{name:12}{spent:>10}{share:>9}{each:>12}" for name, spent, share, each in lines)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
