@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import timm.loss
 import timm.optim
 import timm.scheduler
@@ -59,7 +60,7 @@ class InMemory:
         self.source = Names()
         self.images, self.targets = images, targets
         size = len(images[0])
-        self.batches = TrainBatches(torch.arange(steps * size).numpy(), global_batch_size=size)
+        self.batches = TrainBatches(np.arange(steps * size), global_batch_size=size)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         for step in range(self.batches.steps):
