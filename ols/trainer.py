@@ -44,6 +44,7 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     """Set up device, precision and processes.
 
     Raises:
+        ValueError: The precision needs another device.
         RuntimeError: The launcher started several processes, but Accelerate does not see them.
     """
     torch.use_deterministic_algorithms(config.deterministic)
@@ -51,6 +52,8 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which they need, before the first use of the GPU
     # Without `cpu=True`, Accelerate takes CPU ranks for unrelated single processes.
     cpu = config.device == "cpu" or not torch.accelerator.is_available()
+    if config.precision == "fp16" and cpu:
+        raise ValueError("train.precision fp16 needs a GPU, got cpu; bf16 has the range of float32 and needs none")
     accelerator = Accelerator(
         cpu=cpu,
         mixed_precision=config.precision if config.precision in ("bf16", "fp16") else "no",

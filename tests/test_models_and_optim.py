@@ -2,9 +2,10 @@ import math
 
 import pytest
 import torch
+from timm.utils import ModelEmaV3
 
 from ols.models import build_model
-from ols.optim import build_optimizer, build_schedule
+from ols.optim import MovingAverage, build_optimizer, build_schedule, step_unless
 
 
 @pytest.mark.parametrize("name", ["resnet50", "mobilenetv2_100", "vgg19"])
@@ -32,6 +33,61 @@ def test_sgd_has_nesterov_momentum_and_decays_no_norms_or_biases():
     assert all(group["nesterov"] and group["momentum"] == 0.9 for group in optimizer.param_groups)
     with pytest.raises(ValueError, match="unknown optimizer 'sdg'"):
         build_optimizer(model, "sdg", peak_lr=0.1, weight_decay=0.0, momentum=0.9)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lamb"])
+def test_a_step_is_skipped_on_the_device_as_if_it_had_not_been(name):
+    """Also the very first one, whose momentum torch would leave uninitialised."""
+    models = [build_model("test_resnet", 3) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    optimizers = [build_optimizer(model, name, peak_lr=0.1, weight_decay=0.01, momentum=0.9) for model in models]
+    generator = torch.Generator().manual_seed(0)
+    for skip in (True, False, True, False):
+        gradients = [torch.randn(parameter.shape, generator=generator) for parameter in models[0].parameters()]
+        for model, optimizer in zip(models, optimizers, strict=True):
+            for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+                parameter.grad = torch.full_like(gradient, torch.nan) if skip else gradient.clone()
+            if optimizer is optimizers[0]:
+                step_unless(optimizer, torch.tensor(skip))
+            elif not skip:
+                optimizer.step()
+    for found, expected in zip(*(model.parameters() for model in models), strict=True):
+        assert found.isfinite().all()
+        assert torch.equal(found, expected)
+
+
+def test_sgd_takes_the_steps_of_torchs_own():
+    parameter, reference = (torch.nn.Parameter(torch.linspace(-1, 1, 12).view(3, 4)) for _ in range(2))
+    layer = torch.nn.Module()
+    layer.weight = parameter
+    ours = build_optimizer(layer, "sgd", peak_lr=0.1, weight_decay=0.01, momentum=0.9)
+    theirs = torch.optim.SGD([reference], lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01)
+    for step in range(5):
+        parameter.grad = torch.sin(torch.arange(12.0).view(3, 4) + step)
+        reference.grad = parameter.grad.clone()
+        step_unless(ours, torch.tensor(False))
+        theirs.step()
+        torch.testing.assert_close(parameter, reference, rtol=1e-6, atol=1e-7)
+
+
+def test_the_moving_average_is_timms_and_stands_still_where_a_step_is_skipped():
+    model = build_model("test_resnet", 3)
+    ours, theirs = MovingAverage(model, decay=0.9), ModelEmaV3(model, decay=0.9)
+    for skip in (False, True, False):
+        with torch.no_grad():
+            for value in model.state_dict().values():
+                value.add_(1)
+        before = {name: value.clone() for name, value in ours.module.state_dict().items()}
+        ours.update(model, torch.tensor(skip))
+        if skip:
+            moved = [name for name, value in ours.module.state_dict().items() if not torch.equal(value, before[name])]
+            assert all(name.endswith("num_batches_tracked") for name in moved)  # which the trainer has put back
+        else:
+            theirs.update(model)
+    found, expected = (average.module.state_dict() for average in (ours, theirs))
+    assert found.keys() == expected.keys()
+    for name, value in found.items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-6)
 
 
 def test_the_schedule_is_a_function_of_the_step():

@@ -1,10 +1,14 @@
+import gzip
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
+import ols.trainer
 from ols.trainer import Trainer
 
 
@@ -124,6 +128,103 @@ def test_deterministic_algorithms_are_asked_for(train, monkeypatch):
     for flag in ("true", "false"):
         train(flag, "--train.epochs=1", "--loss.name=hard", f"--train.deterministic={flag}")
     assert seen == [True] * 3 + [False] * 3
+
+
+READING = ("item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__")
+
+
+def test_steps_of_training_read_nothing_from_the_device(train, monkeypatch):
+    """On a GPU each reading would wait for it; between two readings of the loss there is none."""
+
+    def refuse(*_, **__):
+        raise AssertionError("read from the device")
+
+    class Refuse(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            assert function.overloadpacket not in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero)
+            return function(*args, **(kwargs or {}))
+
+    called = []
+
+    def without_reading(name):
+        method = getattr(Trainer, name)
+
+        def wrapped(self, *args):
+            called.append(name)
+            with monkeypatch.context() as patch, Refuse():
+                for reading in READING:
+                    patch.setattr(torch.Tensor, reading, refuse)
+                method(self, *args)
+
+        monkeypatch.setattr(Trainer, name, wrapped)
+
+    for name in ("train_step", "update_weights", "log_train_loss"):
+        without_reading(name)
+    options = ["--train.epochs=1", "--train.log_every_steps=3", "--train.accumulation_steps=2"]
+    options += ["--train.ema_decay=0.9", "--train.clip_grad_norm=1", "--train.precision=bf16", "--loss.name=ols"]
+    with pytest.raises(AssertionError, match="read from the device"):
+        train("run", *options)
+    assert called == [*["train_step"] * 2, "update_weights"] * 3 + ["log_train_loss"]  # which reads
+
+
+def test_clipping_is_that_of_torch(train, monkeypatch):
+    norms = []
+
+    def look(self):
+        update_weights(self)
+        norms.append(before.pop())
+
+    def listen(parameters, largest, norm):
+        parameters = list(parameters)
+        copies = [torch.nn.Parameter(parameter.detach().clone()) for parameter in parameters]
+        for copy, parameter in zip(copies, parameters, strict=True):
+            copy.grad = parameter.grad.clone()
+        torch.nn.utils.clip_grad_norm_(copies, largest)
+        clip(parameters, largest, norm)
+        before.append(norm.item())
+        for copy, parameter in zip(copies, parameters, strict=True):
+            torch.testing.assert_close(parameter.grad, copy.grad)
+
+    before, clip, update_weights = [], ols.trainer.clip_grads_with_norm_, Trainer.update_weights
+    monkeypatch.setattr(ols.trainer, "clip_grads_with_norm_", listen)
+    monkeypatch.setattr(Trainer, "update_weights", look)
+    train("run", "--train.epochs=1", "--train.clip_grad_norm=0.5")
+    assert len(norms) == 3
+    assert max(norms) > 0.5
+
+
+def test_a_run_says_how_long_it_takes_and_profiles_itself(train, monkeypatch, capsys):
+    monkeypatch.setattr(ols.trainer, "FORECAST_STEPS", 8)
+    run_dir = train("run", "--profile", "--train.epochs=4")
+    printed = capsys.readouterr().out
+    assert re.search(r"^speed \d+ img/s, \d+ ms a step: 0 min 0\d s of training left.* limits it", printed, re.M)
+    rows = dict(re.findall(r"^([a-z ]{12}) +([\d.]+) +[\d.]+%", printed, re.M))
+    rows = {name.strip(): float(seconds) for name, seconds in rows.items()}
+    assert {"data wait", "forward", "loss", "backward", "optimizer", "metrics", "checkpoint", "all"} <= rows.keys()
+    assert rows["all"] == pytest.approx(sum(rows.values()) / 2, abs=0.06)
+    (trace,) = run_dir.glob("rank0.*.pt.trace.json.gz")  # where TensorBoard's plugin looks
+    names = {event.get("name") for event in json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]}
+    assert {"forward", "loss", "backward", "optimizer", "ProfilerStep#7", "CollectingCrossEntropy"} <= names
+    train("run", "--train.epochs=4")  # the same run, profiled or not
+
+
+def test_a_compiled_model_learns_what_it_learns_without(train, monkeypatch):
+    """Traced and differentiated ahead of time; the code generator, which takes a minute, is left to the slow tests."""
+    compile_module = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compile_module(self, backend="aot_eager"))
+    options = ["--train.epochs=1", "--train.precision=float64"]
+    eager = train("eager", *options)
+    torch._dynamo.utils.counters.clear()
+    compiled = train("compiled", *options, "--train.compile=true")
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    expected, found = _final(eager, "model", 1), _final(compiled, "model", 1)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-9)
+
+
+def test_fp16_is_refused_without_a_gpu(train):
+    with pytest.raises(ValueError, match=r"train\.precision fp16 needs a GPU, got cpu"):
+        train("run", "--train.precision=fp16")
 
 
 def test_dropout_is_keyed_by_where_the_run_is(train, monkeypatch):

@@ -1,4 +1,4 @@
-"""Two ranks evaluate a split of odd size; each asserts what one process finds. Run by `test_two_ranks.py`."""
+"""Two ranks evaluate a split of odd size and agree on flags; each asserts what it finds. Run by `test_two_ranks.py`."""
 
 import math
 import sys
@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from torch.nn import BatchNorm2d
 
+from ols.agreement import Agreement
 from ols.data import Preprocessing, build_loaders
 from ols.evaluation import evaluate, predict
 from ols.models import build_model
@@ -48,6 +49,11 @@ def main(root):
     for norm in norms:
         assert (norm.running_mean == 0.5).all()
         assert (norm.running_var == 3).all()
+
+    flags = [(False, False), (rank == 1, False), (False, rank == 0), (False, False), (False, False)]
+    agreement = Agreement(iter(flags).__next__, 2)
+    found = [agreement.poll() for _ in flags]
+    assert found == [(False, False), (False, False), (True, False), (False, True), (False, False)]
     dist.destroy_process_group()
     print(f"rank {rank} agrees")
 
