@@ -153,6 +153,7 @@ class Trainer:
         self.teacher = teacher.eval().requires_grad_(False) if teacher is not None else None
         self.ema = MovingAverage(model, decay=config.ema_decay) if config.ema_decay is not None else None
         self.raw_model = model
+        self.parameters = list(model.parameters())
         if config.compile:
             model.compile()
         # The loss stays outside: prepared, it would be taken for a second model.
@@ -345,7 +346,7 @@ class Trainer:
 
     def update_weights(self) -> None:
         """Take the optimizer's step and move the average, or on the device undo what the step has changed."""
-        gradients = [parameter.grad for parameter in self.raw_model.parameters() if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         scaler, largest = self.accelerator.scaler, self.config.clip_grad_norm
         nonfinite = ~self.loss_sum.isfinite()
         if scaler is None:
@@ -360,7 +361,7 @@ class Trainer:
                 self.accelerator.unscale_gradients()
                 norm = get_total_norm(gradients)
         if largest is not None:
-            clip_grads_with_norm_(self.model.parameters(), largest, norm)
+            clip_grads_with_norm_(self.parameters, largest, norm)
         if scaler is not None:
             self.optimizer.step()
         else:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ols.config import parse_config
+from ols.config import Config, parse_config
 
 CONFIG_FOLDER = Path(__file__).parents[1] / "recipes" / "configs"
 CONFIGS = sorted(path for path in CONFIG_FOLDER.rglob("*.yaml") if path.parent.name != "sweeps")
@@ -15,10 +15,23 @@ def _parse(*argv):
     return parse_config(QUICKSTART, argv)
 
 
-def test_there_are_fourteen_configs():
-    assert len(CONFIGS) == 14
+def test_there_are_sixteen_configs():
+    assert len(CONFIGS) == 16
     names = {path.stem for path in CONFIGS if path.parent.name == "radimagenet"}
-    assert len(names) == 12
+    assert len(names) == 14
+
+
+def test_every_feature_of_training_is_turned_on_by_a_config():
+    plain, configs = Config(), [_parse("--config", str(path)) for path in CONFIGS]
+    features = {
+        "train": ("precision", "channels_last", "compile", "clip_grad_norm", "ema_decay", "sync_bn"),
+        "data": ("horizontal_flip", "augment", "erase_prob", "mixup_alpha", "cutmix_alpha", "mix_prob", "sampling"),
+        "model": ("pretrained",),
+    }
+    for section, names in features.items():
+        for name in names:
+            off = getattr(getattr(plain, section), name)
+            assert any(getattr(getattr(config, section), name) != off for config in configs), f"{section}.{name}"
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
