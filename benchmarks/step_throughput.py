@@ -37,7 +37,7 @@ from ols.losses import build_loss
 from ols.models import build_model
 from ols.optim import build_optimizer, build_schedule
 from ols.reproducibility import available_cores, environment_record
-from ols.step_clock import DATA
+from ols.step_clock import DATA, FORECAST_STEPS
 from ols.tracking import Tracker
 from ols.trainer import Trainer, build_accelerator
 
@@ -150,6 +150,7 @@ class OurTrainer:
             val_loader=loader,
             tracker=tracker,
         )
+        self.trainer.clock.steps = FORECAST_STEPS  # a forecast would stand in the table
         self.bar = tqdm(disable=True)
 
     def __call__(self) -> None:

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -14,6 +14,13 @@ FORECAST_STEPS = 50
 DATA = "data wait"
 STEP = (DATA, "forward", "loss", "backward", "optimizer", "logging")  # sections of a training step
 SECTIONS = (*STEP, "evaluation", "metrics", "checkpoint")
+
+
+class NoTrace(nullcontext):
+    """In the place of a profiler, where none is wanted."""
+
+    def step(self) -> None:
+        """Do nothing."""
 
 
 class StepClock:
@@ -30,6 +37,8 @@ class StepClock:
         self._on_gpu = device.type == "cuda"
         self._seconds = dict.fromkeys(SECTIONS, 0.0)
         self._marks: list[tuple[str | None, float | torch.cuda.Event]] = []
+        self._before: dict[str, float] = {}  # seconds of the steps that a forecast leaves out
+        self.steps = 0
 
     def mark(self, section: str | None) -> None:
         """Say that a section ends here; None leaves out what has passed."""
@@ -57,14 +66,38 @@ class StepClock:
         del self._marks[:-1]
         return self._seconds.copy()
 
+    def count_step(self, *, steps_left: int, global_batch_size: int) -> str | None:
+        """Count a step; after the first `FORECAST_STEPS` return a forecast of the run, see `forecast`."""
+        self.steps += 1
+        if self.steps == WARM_UP_STEPS:
+            self._before = self.read()
+        if self.steps != FORECAST_STEPS:
+            return None
+        seconds = {name: value - self._before[name] for name, value in self.read().items() if name in STEP}
+        steps = FORECAST_STEPS - WARM_UP_STEPS
+        return forecast(seconds, steps=steps, steps_left=steps_left, global_batch_size=global_batch_size)
 
-def build_trace(folder: Path, rank: int) -> profile:
-    """Return a profiler that writes a trace of three steps to a folder; call its `step()` after each.
+    def table(self) -> str:
+        """Return a table of what each section took: seconds in all, share, and milliseconds a step."""
+        seconds = self.read()
+        total = sum(seconds.values())
+        lines = [("", "s", "share", "ms a step")]
+        for section, value in [*seconds.items(), ("all", total)]:
+            share, each = value / max(total, 1e-9), 1000 * value / max(self.steps, 1)
+            lines.append((section, f"{value:,.2f}", f"{share:.1%}", f"{each:,.2f}"))
+        return "\n".join(f"{name:12}{spent:>10}{share:>9}{each:>12}" for name, spent, share, each in lines)
+
+
+def build_trace(folder: Path, rank: int, *, wanted: bool) -> profile | NoTrace:
+    """Return a profiler that writes a trace of three steps to a folder; enter it, and call its `step()` after each.
 
     Args:
         folder: That of the run, where TensorBoard's plugin looks for it.
         rank: This process, which names the file.
+        wanted: Whether to write any.
     """
+    if not wanted:
+        return NoTrace()
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else it prints a line at each start and end
     return profile(
         schedule=schedule(skip_first=WARM_UP_STEPS, wait=0, warmup=1, active=3, repeat=1),
@@ -96,15 +129,6 @@ def forecast(seconds: dict[str, float], *, steps: int, steps_left: int, global_b
         f"{_duration(steps_left * total / steps)} of training left, without evaluations; "
         f"model {model:.0%}, data wait {shares[DATA]:.0%}, loss {shares['loss']:.1%}: {limit}"
     )
-
-
-def profile_table(seconds: dict[str, float], *, steps: int) -> str:
-    """Return a table of what each section took: seconds in all, share, and milliseconds a step."""
-    total = sum(seconds.values())
-    lines = [("", "s", "share", "ms a step")]
-    for section, value in [*seconds.items(), ("all", total)]:
-        lines.append((section, f"{value:,.2f}", f"{value / max(total, 1e-9):.1%}", f"{1000 * value / steps:,.2f}"))
-    return "\n".join(f"{name:12}{spent:>10}{share:>9}{each:>12}" for name, spent, share, each in lines)
 
 
 def _duration(seconds: float) -> str:

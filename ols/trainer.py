@@ -33,7 +33,7 @@ from ols.reproducibility import seed_step
 from ols.resumption import best_folder, load_best, record_best, resume_run, save_run
 from ols.run_log import RunLog, epoch_line
 from ols.runs import sole_owner
-from ols.step_clock import DATA, FORECAST_STEPS, STEP, WARM_UP_STEPS, StepClock, build_trace, forecast
+from ols.step_clock import DATA, StepClock, build_trace
 from ols.step_guard import StepGuard
 from ols.tracking import Tracker
 
@@ -57,7 +57,6 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     accelerator = Accelerator(
         cpu=cpu,
         mixed_precision=config.precision if config.precision in ("bf16", "fp16") else "no",
-        gradient_accumulation_steps=config.accumulation_steps,
         # Batch statistics are averaged over processes once, before they are used: see `average_batch_statistics`.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
@@ -65,13 +64,6 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     if accelerator.num_processes != launched:
         raise RuntimeError(f"{launched} processes were launched, but Accelerate sees {accelerator.num_processes}")
     return accelerator
-
-
-class NoTrace(nullcontext):
-    """In the place of a profiler, where none is wanted."""
-
-    def step(self) -> None:
-        """Do nothing."""
 
 
 class Step(NamedTuple):
@@ -146,9 +138,7 @@ class Trainer:
         self.schedule, self.train_loader, self.val_loader = schedule, train_loader, val_loader
         self.log = RunLog(tracker, train_loader.source.classes, train_loader.source.groups)
         self.clock = StepClock(accelerator.device)
-        self.seconds_before: dict[str, float] = {}  # of the steps that a forecast leaves out
-        self.steps_timed = 0
-        self.trace = build_trace(tracker.run_dir, accelerator.process_index) if profile else NoTrace()
+        self.trace = build_trace(tracker.run_dir, accelerator.process_index, wanted=profile)
         self.checkpoints = tracker.run_dir / "checkpoints"
         self.teacher = teacher.eval().requires_grad_(False) if teacher is not None else None
         self.ema = MovingAverage(model, decay=config.ema_decay) if config.ema_decay is not None else None
@@ -158,7 +148,7 @@ class Trainer:
             model.compile()
         # The loss stays outside: prepared, it would be taken for a second model.
         self.loss = loss.to(accelerator.device)
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        self.model, self.optimizer = accelerator.prepare(model), optimizer
 
         self.epoch = 0  # epochs completed
         self.step = 0  # optimizer steps taken or skipped
@@ -256,14 +246,13 @@ class Trainer:
         """
         if self.accelerator.num_processes == 1:
             return
-        before = {name: value.clone() for name, value in self.own.items()}
+        self.guard.begin()
         preprocessing, dtype = self.train_loader.preprocessing, self.train_loader.dtype
         shape = (2, preprocessing.in_chans, preprocessing.image_size, preprocessing.image_size)
         self.model.train()
         self.model(torch.zeros(shape, dtype=dtype, device=self.accelerator.device)).sum().backward()
         self.optimizer.zero_grad()
-        for name, value in before.items():
-            self.own[name].copy_(value)
+        self.guard.settle(torch.tensor(True, device=self.accelerator.device))
 
     def train_epoch(self, bar: tqdm) -> None:
         """Train on every global batch that is left of the epoch."""
@@ -283,10 +272,12 @@ class Trainer:
                 self.guard.begin()
                 self.step_indices = []
             self.step_indices.append(batch["index"])
-            with self.accelerator.accumulate(self.model):
+            # Not Accelerate's `accumulate`, which goes by what else this Python process has done with Accelerate, too.
+            complete = (number + 1) % batches.accumulation_steps == 0
+            with nullcontext() if complete else self.accelerator.no_sync(self.model):
                 self.train_step(batch)
             bar.update(len(batch["target"]) * self.accelerator.num_processes)
-            if self.accelerator.sync_gradients:
+            if complete:
                 self.end_step()
                 bar.set_postfix(loss=f"{self.train_loss:.3f}", refresh=False)
         speed = (self.images_seen - images_before) / (time.perf_counter() - started)
@@ -305,7 +296,7 @@ class Trainer:
             loss = self.loss(logits, target, *teacher_logits)
             self.loss_sum += loss.detach()
         with self.clock.section("backward"):
-            self.accelerator.backward(loss / len(target))
+            self.accelerator.backward(loss / len(target) / self.config.accumulation_steps)
 
     def end_step(self) -> None:
         """Update the weights, unless loss or gradient is not finite; then log, save and stop where it is time to."""
@@ -318,7 +309,12 @@ class Trainer:
             self.log_train_loss()
         self.stopping, self.saving = self.agreement.poll()
         self.clock.mark("logging")
-        self.tell_speed()
+        speed = self.clock.count_step(
+            steps_left=self.config.epochs * self.train_loader.batches.steps - self.step,
+            global_batch_size=self.train_loader.batches.global_batch_size,
+        )
+        if speed is not None and self.accelerator.is_main_process:
+            tqdm.write(speed)
         if last:
             return  # the end of the epoch saves
         every = self.config.checkpoint_every_steps
@@ -326,23 +322,6 @@ class Trainer:
             self.save()
         if self.stopping:
             self.leave()
-
-    def tell_speed(self) -> None:
-        """Print once, after the first steps of this attempt, how long the run will take and what limits it."""
-        self.steps_timed += 1
-        if self.steps_timed == WARM_UP_STEPS:
-            self.seconds_before = self.clock.read()
-        if self.steps_timed != FORECAST_STEPS:
-            return
-        spent = {name: value - self.seconds_before[name] for name, value in self.clock.read().items() if name in STEP}
-        line = forecast(
-            spent,
-            steps=FORECAST_STEPS - WARM_UP_STEPS,
-            steps_left=self.config.epochs * self.train_loader.batches.steps - self.step,
-            global_batch_size=self.train_loader.batches.global_batch_size,
-        )
-        if self.accelerator.is_main_process:
-            tqdm.write(line)
 
     def update_weights(self) -> None:
         """Take the optimizer's step and move the average, or on the device undo what the step has changed."""
@@ -358,14 +337,15 @@ class Trainer:
             # The scaler skips what it finds, overflows of its own making among it, which it counters.
             gradients[0].add_(torch.where(nonfinite, torch.nan, 0.0))
             if largest is not None:
-                self.accelerator.unscale_gradients()
+                scaler.unscale_(self.optimizer)
                 norm = get_total_norm(gradients)
         if largest is not None:
             clip_grads_with_norm_(self.parameters, largest, norm)
         if scaler is not None:
-            self.optimizer.step()
+            scaler.step(self.optimizer)
+            scaler.update()
         else:
-            step_unless(self.optimizer.optimizer, nonfinite)
+            step_unless(self.optimizer, nonfinite)
         if self.ema is not None:
             self.ema.update(self.raw_model, nonfinite)
         self.optimizer.zero_grad()

@@ -27,7 +27,6 @@ def main(config: Config) -> None:
     from ols.report.console import describe_cost, describe_data, result_table
     from ols.reproducibility import cores_per_process, environment_record, seed_everything
     from ols.runs import prepare_run_dir
-    from ols.step_clock import profile_table
     from ols.tracking import Tracker
     from ols.trainer import Trainer, build_accelerator
 
@@ -144,7 +143,7 @@ def main(config: Config) -> None:
             metrics=tagged(results),
         )
         if config.profile:
-            table = profile_table(trainer.clock.read(), steps=trainer.steps_timed)
+            table = trainer.clock.table()
             tracker.log_text("run/profile", f"```\n{table}\n```", images_seen=trainer.images_seen)
             print(f"\n{table}")
         tracker.close()

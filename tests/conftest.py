@@ -82,13 +82,17 @@ def train(tree, tmp_path):
 
     tree.write_csvs()
 
+    def forget() -> None:
+        for state in (AcceleratorState, PartialState, GradientState):
+            state._reset_state()
+
     def run(name: str, *options: str) -> Path:
         run_dir = tmp_path / name
+        forget()  # what other tests of this process did with Accelerate
         try:
             main(parse_config(QUICKSTART, [*SMALL, f"--data.root={tree.root}", f"--run_dir={run_dir}", *options]))
         finally:
-            for state in (AcceleratorState, PartialState, GradientState):
-                state._reset_state()
+            forget()
         return run_dir
 
     run.folder = tmp_path

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ols import step_clock
-from ols.step_clock import DATA, STEP, StepClock, forecast, profile_table
+from ols.step_clock import DATA, STEP, StepClock, forecast
 
 
 def test_a_section_has_the_time_since_the_mark_before_it(monkeypatch):
@@ -44,10 +44,31 @@ def test_a_forecast_says_how_long_a_run_takes_and_what_limits_it(spent, limit):
     assert limit in line
 
 
-def test_a_table_of_the_sections_adds_up():
-    table = profile_table(_seconds(forward=3.0, backward=1.0), steps=8).splitlines()
-    assert [line.split() for line in table if line.startswith(("forward", "backward", "all"))] == [
+def test_a_table_of_the_sections_adds_up(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(step_clock.time, "perf_counter", lambda: now[0])
+    clock = StepClock(torch.device("cpu"))
+    clock.mark(None)
+    for _ in range(8):
+        for seconds, section in ((3 / 8, "forward"), (1 / 8, "backward")):
+            now[0] += seconds
+            clock.mark(section)
+        assert clock.count_step(steps_left=1, global_batch_size=1) is None
+    assert [line.split() for line in clock.table().splitlines() if line.startswith(("forward", "backward", "all"))] == [
         ["forward", "3.00", "75.0%", "375.00"],
         ["backward", "1.00", "25.0%", "125.00"],
         ["all", "4.00", "100.0%", "500.00"],
     ]
+
+
+def test_a_forecast_leaves_the_first_steps_out_and_comes_once(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(step_clock.time, "perf_counter", lambda: now[0])
+    clock, said = StepClock(torch.device("cpu")), []
+    clock.mark(None)
+    for step in range(1, 61):
+        now[0] += 100 if step <= 5 else 2
+        clock.mark("forward")
+        said.append(clock.count_step(steps_left=1000 - step, global_batch_size=64))
+    assert [step for step, line in enumerate(said, 1) if line is not None] == [50]
+    assert said[49].startswith("speed 32 img/s, 2,000 ms a step: 31 min 40 s of training left")

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import GradientState
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import ols.step_clock
 import ols.trainer
 from ols.trainer import Trainer
 
@@ -89,6 +91,15 @@ def test_accumulated_micro_batches_are_the_large_batch(train):
     one = train("one", "--train.precision=float64", "--data.class_weights=effective")
     four = train("four", "--train.precision=float64", "--data.class_weights=effective", "--train.accumulation_steps=4")
     _assert_same(one, four, atol=1e-9)
+
+
+def test_accumulation_does_not_go_by_what_else_uses_accelerate(train, monkeypatch):
+    options = ["--train.epochs=1", "--train.accumulation_steps=2"]
+    alone = train("alone", *options)
+    _spy_on_train_steps(monkeypatch, lambda *_: GradientState()._set_sync_gradients(False))
+    beside = train("beside", *options)
+    expected, found = _final(alone, "model", 1), _final(beside, "model", 1)
+    assert all(torch.equal(value, found[name]) for name, value in expected.items())
 
 
 @pytest.mark.parametrize("option", ["--train.clip_grad_norm=0.01", "--train.precision=bf16"])
@@ -194,7 +205,7 @@ def test_clipping_is_that_of_torch(train, monkeypatch):
 
 
 def test_a_run_says_how_long_it_takes_and_profiles_itself(train, monkeypatch, capsys):
-    monkeypatch.setattr(ols.trainer, "FORECAST_STEPS", 8)
+    monkeypatch.setattr(ols.step_clock, "FORECAST_STEPS", 8)
     run_dir = train("run", "--profile", "--train.epochs=4")
     printed = capsys.readouterr().out
     assert re.search(r"^speed \d+ img/s, \d+ ms a step: 0 min 0\d s of training left.* limits it", printed, re.M)
