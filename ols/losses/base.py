@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from ols.losses.soft_targets import cross_entropy, flatten_classes
 
-USUAL_DTYPES = (torch.float32, torch.int64)  # of logits and class indices
-
 
 class LabelLoss(nn.Module, ABC):
     """A classification loss that takes the place of `nn.CrossEntropyLoss`.
@@ -70,9 +68,7 @@ class LabelLoss(nn.Module, ABC):
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the loss: a scalar, or with `reduction='none'` one value per class index."""
-        usual = logits.shape == (*target.shape, self.num_classes) and target.ndim < 2
-        if not usual or (logits.dtype, target.dtype) != USUAL_DTYPES:  # all checks cost as much as two operations
-            logits = self.checked_logits(logits, target)
+        logits = self.checked_logits(logits, target)
         return self.training_loss(logits, target) if self.training else self.cross_entropy(logits, target)
 
     @abstractmethod

@@ -1,6 +1,5 @@
 """Online label smoothing: the soft labels of an epoch are what the model predicted in the one before."""
 
-import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -86,8 +85,9 @@ class OnlineLabelSmoothing(LabelLoss):
         self.register_buffer("_prob_sums", self.soft_labels.new_zeros(num_classes + 1, num_classes), persistent=False)
         self.register_buffer("_correct_counts", torch.zeros(num_classes + 1, dtype=torch.int64), persistent=False)
         self.register_buffer("_one", torch.ones(1, dtype=torch.int64), persistent=False)
-        hard_odds = self.hard_weight / (1 - self.hard_weight) if self.hard_weight < 1 else math.inf
-        self.register_buffer("_hard_odds", self.soft_labels.new_full((1, 1), hard_odds), persistent=False)
+        self.register_buffer(
+            "_minus_hard_weight", self.soft_labels.new_full((1, 1), -self.hard_weight), persistent=False
+        )
         self._has_zero_rows = isinstance(initial, str) and initial == "zeros"
 
     @classmethod
@@ -127,15 +127,14 @@ class OnlineLabelSmoothing(LabelLoss):
         rows = flatten_classes(logits)  # [B, K]
         if target.is_floating_point():
             return self._mixed_loss(rows, target)
-        state = self._buffers  # each attribute that is a buffer costs a call of nn.Module.__getattr__
-        soft_labels = state["soft_labels"]
-        if self._has_zero_rows or self.hard_weight == 1 or soft_labels.dtype != rows.dtype:
-            return self._index_loss(rows, target)
+        if self._has_zero_rows:
+            return self._zero_row_loss(rows, target)
         collecting = self._collecting and torch.is_grad_enabled()
+        state = self._buffers  # each attribute that is a buffer costs a call of nn.Module.__getattr__
         loss = CollectingCrossEntropy.apply(
             rows,
             target if target.ndim == 1 and target.dtype == torch.int64 else target.flatten().long(),
-            (soft_labels, state["_label_weights"], state["_one"], state["_hard_odds"]),
+            (state["soft_labels"], state["_label_weights"], state["_one"], state["_minus_hard_weight"]),
             (state["_prob_sums"], state["_correct_counts"]) if collecting else None,
             self.hard_weight,
             self.loss_scale,
@@ -157,8 +156,8 @@ class OnlineLabelSmoothing(LabelLoss):
         self._collect(logits, probs, top, target_probs.argmax(1), one_hot)
         return self.loss_scale * self.reduce_samples(losses, target)
 
-    def _index_loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the loss of class indices in general: soft labels of any dtype, rows of zeros, any hard weight."""
+    def _zero_row_loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of class indices where rows of zeros leave the hard part alone."""
         labels = target.flatten().long()
         F.nll_loss(logits.detach(), labels, ignore_index=self.ignore_index)  # torch's error for a label out of range
         ignored = labels == self.ignore_index
