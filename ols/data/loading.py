@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -149,7 +150,7 @@ class Loader:
         stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         for batch in self._loader:
             self.skipped.update(batch.pop("skipped").tolist())
-            with torch.cuda.stream(stream):  # None: where there are no streams
+            with nullcontext() if stream is None else torch.cuda.stream(stream):
                 self._to_device(batch)
             if stream is not None:
                 current = torch.cuda.current_stream(self.device)
