@@ -486,7 +486,7 @@ class Trainer:
         self.clock.read()  # while the device has nothing to do: what the clock remembers would grow
 
     def log_epoch(self, evaluations: dict[str, Evaluation]) -> None:
-        """Log metrics, the loss's diagnostics and figures, and print a line."""
+        """Log metrics, the loss's diagnostics and figures."""
         place = {"images_seen": self.images_seen, "epoch": self.epoch}
         self.log.evaluations(evaluations, values=self.epoch_values, **place)
         self.log.soft_labels(getattr(self.loss, "soft_labels", None), **place)
