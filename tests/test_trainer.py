@@ -233,6 +233,31 @@ def test_a_compiled_model_learns_what_it_learns_without(train, monkeypatch):
         torch.testing.assert_close(found[name], value, rtol=0, atol=1e-9)
 
 
+def test_a_gradient_scaler_changes_nothing_but_the_range(train, monkeypatch):
+    """That of fp16, here on the CPU in float32: it scales by powers of 2, skips the same step, clips the same norm."""
+
+    def spoil(trainer, batch):
+        if trainer.step == 4:
+            batch["image"].fill_(torch.nan)
+
+    def scaling(config):
+        accelerator = build(config)
+        accelerator.scaler = torch.amp.GradScaler("cpu")
+        return accelerator
+
+    build = ols.trainer.build_accelerator
+    _spy_on_train_steps(monkeypatch, spoil)
+    options = ["--train.clip_grad_norm=0.5", "--train.ema_decay=0.9", "--train.accumulation_steps=2"]
+    plain = train("plain", *options)
+    monkeypatch.setattr(ols.trainer, "build_accelerator", scaling)
+    scaled = train("scaled", *options)
+    _assert_same(plain, scaled, atol=1e-6)
+    for run_dir in (plain, scaled):
+        assert [r["train/nonfinite_steps"] for r in _records(run_dir) if "train/loss" in r] == [0] * 4 + [1] * 5
+    state = json.loads((scaled / "checkpoints/epoch-0003/state.json").read_text())
+    assert state["scaler"]["scale"] == 2**15  # halved once
+
+
 def test_fp16_is_refused_without_a_gpu(train):
     with pytest.raises(ValueError, match=r"train\.precision fp16 needs a GPU, got cpu"):
         train("run", "--train.precision=fp16")
