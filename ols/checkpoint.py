@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 FORMAT = 1
+IMPLEMENTATION = ("foreach", "fused")  # how torch's optimizers take a step: the optimizer's own, not the run's
 
 
 class DamagedFileError(ValueError):
@@ -161,7 +162,11 @@ def load_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor], rest: dict[
     for name, value in (tensors | rest["values"]).items():
         number, key = name.split(".", 1)
         state.setdefault(int(number), {})[key] = value
-    optimizer.load_state_dict({"state": state, "param_groups": rest["param_groups"]})
+    groups = [
+        saved | {key: own[key] for key in IMPLEMENTATION if key in own}
+        for saved, own in zip(rest["param_groups"], optimizer.param_groups, strict=True)
+    ]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
     for parameter, values in optimizer.state.items():
         for key, value in values.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:

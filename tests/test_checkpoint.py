@@ -164,3 +164,21 @@ def test_an_optimizer_continues_with_the_same_bits_and_memory_format(tmp_path, b
     for key, value in states[0].items():
         assert torch.equal(value, states[1][key])
         assert value.stride() == states[1][key].stride()
+
+
+def test_an_optimizer_keeps_its_own_implementation_whatever_wrote_the_checkpoint():
+    """`fused` is how a step is taken, and what lets it be skipped on the device: no state of a run."""
+    layers = [torch.nn.Linear(3, 2) for _ in range(2)]
+    written, loaded = (
+        torch.optim.SGD(layer.parameters(), lr=lr, momentum=0.9, fused=fused)
+        for layer, lr, fused in zip(layers, (0.3, 0.1), (None, True), strict=True)
+    )
+    layers[0](torch.ones(1, 3)).sum().backward()
+    written.step()
+    load_optimizer(loaded, *optimizer_tensors(written))
+    assert [(group["lr"], group["fused"]) for group in loaded.param_groups] == [(0.3, True)]
+    before = layers[1].weight.clone()
+    layers[1](torch.full((1, 3), torch.nan)).sum().backward()
+    loaded.found_inf = torch.tensor(1.0)
+    loaded.step()
+    assert torch.equal(layers[1].weight, before)
