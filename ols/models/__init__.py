@@ -1,0 +1,1 @@
+"""Networks: how they are built, and from which weights they start."""

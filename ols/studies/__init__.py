@@ -1,0 +1,1 @@
+"""Many runs: how they are planned, started and compared."""
