@@ -28,11 +28,11 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import ols.data
-import ols.export
-import ols.report
-import ols.trainer  # noqa: F401 - like those above, imported once for all attempts
+import ols.evaluation.report
+import ols.runs.export
+import ols.training.trainer  # noqa: F401 - like those above, imported once for all attempts
 from ols.config import parse_config
-from ols.reproducibility import environment_record
+from ols.runs.environment import environment_record
 from recipes.pretrain import QUICKSTART, main
 
 ROOT = Path(__file__).parents[1]

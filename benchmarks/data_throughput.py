@@ -24,10 +24,14 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from ols.data import EvalBatches, Loader, Preprocessing, RadImageNet, TrainTransform, open_pack, write_pack
-from ols.data.loading import TransformedImages
-from ols.data.phantom import PhantomConfig, write_phantoms
-from ols.reproducibility import environment_record
+from ols.data.loading import Loader, TransformedImages
+from ols.data.packing import write_pack
+from ols.data.sampling import EvalBatches
+from ols.data.sources.pack import open_pack
+from ols.data.sources.radimagenet import RadImageNet
+from ols.data.transforms import Preprocessing, TrainTransform
+from ols.phantoms import PhantomConfig, write_phantoms
+from ols.runs.environment import environment_record
 
 SPLITS = ("train", "val", "test")
 BATCH = 256

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from loss_cost import allocated_peak, step_seconds
 
 from ols.losses import OnlineLabelSmoothing
-from ols.reproducibility import environment_record
+from ols.runs.environment import environment_record
 
 RESET_PEAK = "5"  # see clear_refs in proc(5)
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.profiler import profile
 
 from ols.losses import OnlineLabelSmoothing
-from ols.reproducibility import environment_record
+from ols.runs.environment import environment_record
 
 SIZES = ((128, 165), (256, 165), (1024, 165), (256, 1000), (1024, 1000))
 INPUTS = 8

@@ -20,7 +20,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
 from ols.metrics import CalibrationHistogram, ClassificationMetrics
-from ols.reproducibility import environment_record
+from ols.runs.environment import environment_record
 
 SIZES = ((256, 165), (1024, 165), (256, 1000))
 INPUTS = 8

@@ -21,9 +21,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ols.data import Preprocessing, TrainTransform, open_pack, packed, write_pack
 from ols.data.loading import TransformedImages
-from ols.reproducibility import environment_record
+from ols.data.packing import write_pack
+from ols.data.sources import pack as packed
+from ols.data.sources.pack import open_pack
+from ols.data.transforms import Preprocessing, TrainTransform
+from ols.runs.environment import environment_record
 
 BATCH = 256
 

@@ -21,13 +21,13 @@ import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
-from ols.data.keyed import keyed_order
-from ols.data.phantom import PHANTOM_CLASSES, PhantomConfig, read_labels, reader_confusion, render_phantoms
+from ols.keyed import keyed_order
 from ols.losses import OnlineLabelSmoothing, build_loss
 from ols.losses.ols_fixed_point import ols_fixed_point
 from ols.metrics import CalibrationHistogram
 from ols.metrics.posterior import posterior_calibration, soft_label_recovery
-from ols.reproducibility import environment_record, seed_everything
+from ols.phantoms import PHANTOM_CLASSES, PhantomConfig, read_labels, reader_confusion, render_phantoms
+from ols.runs.environment import environment_record, seed_everything
 
 ANATOMIES = ("brain", "lung", "us")  # 31 classes
 HARD_WEIGHT = 0.5

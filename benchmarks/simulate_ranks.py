@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ols.losses import OnlineLabelSmoothing
-from ols.reproducibility import environment_record
+from ols.runs.environment import environment_record
 
 
 def ring_sum(parts: list[Tensor]) -> Tensor:

@@ -32,14 +32,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ols.config import TrainConfig
-from ols.data import Preprocessing, TrainBatches, build_loaders
+from ols.data.loaders import build_loaders
+from ols.data.sampling import TrainBatches
+from ols.data.transforms import Preprocessing
 from ols.losses import build_loss
-from ols.models import build_model
-from ols.optim import build_optimizer, build_schedule
-from ols.reproducibility import available_cores, environment_record
-from ols.step_clock import DATA, FORECAST_STEPS
-from ols.tracking import Tracker
-from ols.trainer import Trainer, build_accelerator
+from ols.models.build import build_model
+from ols.runs.environment import available_cores, environment_record
+from ols.tracking.tracker import Tracker
+from ols.training.clock import DATA, FORECAST_STEPS
+from ols.training.optim import build_optimizer, build_schedule
+from ols.training.trainer import Trainer, build_accelerator
 
 CLASSES = 165
 LR = 0.01
@@ -121,7 +123,7 @@ class Timm(Bare):
 
 
 class OurTrainer:
-    """`ols.trainer.Trainer` with a loss by name; a turn is an epoch."""
+    """`ols.training.trainer.Trainer` with a loss by name; a turn is an epoch."""
 
     def __init__(self, args: argparse.Namespace, model_name: str, loader, folder: Path, loss: str):
         config = TrainConfig(

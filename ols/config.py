@@ -16,8 +16,8 @@ from typing import Any, Literal, NoReturn
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser
 
-from ols.data.phantom import PhantomConfig
 from ols.losses import LOSSES, LabelLoss, find_loss
+from ols.phantoms import PhantomConfig
 
 SWITCHES = ("dry_run", "profile")  # may stand on the command line without a value
 

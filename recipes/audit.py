@@ -35,9 +35,9 @@ def main() -> int:
     if arguments.report.suffix not in (".html", ".htm"):
         parser.error(f"--report must end in .html, got {arguments.report}")
 
-    from ols.data.audit import audit  # here, so that --help answers at once
-    from ols.data.audit.clean import write_cleaned
-    from ols.data.audit.report import text_summary, write_report
+    from ols.audit import audit  # here, so that --help answers at once
+    from ols.audit.clean import write_cleaned
+    from ols.audit.report import text_summary, write_report
 
     report = arguments.report
     try:

@@ -11,10 +11,10 @@ from pathlib import Path
 def main(arguments: Namespace) -> None:
     """Print the comparison, and write it where an output folder is named."""
     # Imported here because it takes seconds: --help answers at once.
-    from ols.comparison import compare_losses, load_runs, summarise
-    from ols.comparison_report import markdown, write_report
-    from ols.dashboard import PERFECT
-    from ols.runs import describe_conditions
+    from ols.runs.folder import describe_conditions
+    from ols.studies.comparison import compare_losses, load_runs, summarise
+    from ols.studies.report import markdown, write_report
+    from ols.tracking.dashboard import PERFECT
 
     # `runs/*` of a shell names files as well, and TensorBoard's diagonal.
     run_dirs = [run_dir for run_dir in arguments.runs if run_dir.is_dir() and run_dir.name != PERFECT]

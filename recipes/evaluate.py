@@ -51,14 +51,17 @@ def main(options: Namespace) -> None:
     from accelerate.utils import broadcast_object_list
 
     from ols.config import TrainConfig
-    from ols.data import EvalBatches, EvalTransform, Loader, open_sources
-    from ols.evaluation import predict
-    from ols.predictions import are_current, load_predictions, save_predictions
-    from ols.report.findings import build_report
-    from ols.report.page import write_report
-    from ols.reproducibility import cores_per_process, environment_record
-    from ols.trained import find_trained
-    from ols.trainer import build_accelerator
+    from ols.data.loading import Loader
+    from ols.data.sampling import EvalBatches
+    from ols.data.sources.formats import open_sources
+    from ols.data.transforms import EvalTransform
+    from ols.evaluation.evaluate import predict
+    from ols.evaluation.predictions import are_current, load_predictions, save_predictions
+    from ols.evaluation.report.findings import build_report
+    from ols.evaluation.report.page import write_report
+    from ols.runs.environment import cores_per_process, environment_record
+    from ols.runs.trained_model import find_trained
+    from ols.training.trainer import build_accelerator
 
     accelerator = build_accelerator(TrainConfig(device=options.device))
     cores = cores_per_process(accelerator.num_processes)

@@ -9,7 +9,7 @@ import numpy as np
 from jsonargparse import ArgumentParser
 from PIL import Image, ImageDraw, ImageFont
 
-from ols.data.phantom import ANATOMIES, PHANTOM_CLASSES, PhantomConfig, render_phantoms, write_phantoms
+from ols.phantoms import ANATOMIES, PHANTOM_CLASSES, PhantomConfig, render_phantoms, write_phantoms
 
 TILE = 80  # pixels
 COLUMNS = 8

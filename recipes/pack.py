@@ -39,9 +39,10 @@ def main() -> None:
         parser.error("give --data.root to pack, or --verify to check a pack")
 
     # Imported here because it takes seconds: --help and a wrong key answer at once.
-    from ols.data import open_sources, write_pack
-    from ols.data.packed import load_manifest, verify_pack
-    from ols.reproducibility import available_cores
+    from ols.data.packing import write_pack
+    from ols.data.sources.formats import open_sources
+    from ols.data.sources.pack import load_manifest, verify_pack
+    from ols.runs.environment import available_cores
 
     output = Path(arguments.output)
     try:

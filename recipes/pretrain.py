@@ -16,19 +16,21 @@ def main(config: Config) -> None:
     # Imported here because it takes seconds: --help and a wrong key answer at once.
     import torch
 
-    from ols.dashboard import comparison_url
-    from ols.data import Preprocessing, build_loaders, class_counts, class_weights
-    from ols.data.phantom import write_phantoms
-    from ols.evaluation import tagged
-    from ols.export import export_model, load_export, start_from_export
+    from ols.data.class_weights import class_weights
+    from ols.data.loaders import build_loaders, class_counts
+    from ols.data.transforms import Preprocessing
+    from ols.evaluation.evaluate import tagged
+    from ols.evaluation.report.console import describe_cost, describe_data, result_table
     from ols.losses import build_loss
-    from ols.models import build_model
-    from ols.optim import build_optimizer, build_schedule
-    from ols.report.console import describe_cost, describe_data, result_table
-    from ols.reproducibility import cores_per_process, environment_record, seed_everything
-    from ols.runs import prepare_run_dir
-    from ols.tracking import Tracker
-    from ols.trainer import Trainer, build_accelerator
+    from ols.models.build import build_model
+    from ols.phantoms import write_phantoms
+    from ols.runs.environment import cores_per_process, environment_record, seed_everything
+    from ols.runs.export import export_model, load_export, start_from_export
+    from ols.runs.folder import prepare_run_dir
+    from ols.tracking.dashboard import comparison_url
+    from ols.tracking.tracker import Tracker
+    from ols.training.optim import build_optimizer, build_schedule
+    from ols.training.trainer import Trainer, build_accelerator
 
     # Machine: launchers set OMP_NUM_THREADS=1, which would leave all cores but one idle.
     accelerator = build_accelerator(config.train)

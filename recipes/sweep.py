@@ -15,8 +15,8 @@ from pathlib import Path
 import yaml
 
 from ols.config import NearestKeyParser
-from ols.data.phantom import write_phantoms
-from ols.sweep import Ended, Job, Run, Sweep, estimate, plan_runs, record_seconds, run_jobs
+from ols.phantoms import write_phantoms
+from ols.studies.sweep import Ended, Job, Run, Sweep, estimate, plan_runs, record_seconds, run_jobs
 
 LAST_LINES = 15  # of a failed run's log
 
@@ -95,7 +95,7 @@ def main(sweep: Sweep, runs: list[Run], *, dry_run: bool) -> int:
         print(f"continue     {shlex.join([Path(sys.executable).name, *sys.argv])}")
     several = " --allow model" if len(sweep.architectures) > 1 else ""
     print(f"compare      python {_recipe('compare.py')} {folder}/runs/*-seed* --output {folder}/comparison{several}")
-    from ols.dashboard import comparison_url  # takes seconds
+    from ols.tracking.dashboard import comparison_url  # takes seconds
 
     print(f"curves       tensorboard --logdir {folder}/runs\n             {comparison_url(runs=list(by_name))}")
     return 130 if "stopped" in outcomes else int("failed" in outcomes)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from timm.utils import ModelEmaV3
 
-from ols.models import build_model
-from ols.optim import MovingAverage, build_optimizer, build_schedule, step_unless
+from ols.models.build import build_model
+from ols.training.optim import MovingAverage, build_optimizer, build_schedule, step_unless
 
 
 @pytest.mark.parametrize("name", ["resnet50", "mobilenetv2_100", "vgg19"])

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ols.data.audit import near
-from ols.data.audit.findings import Finding, NearPairs, Pictures, find, group_pictures
-from ols.data.audit.scan import read_comparable, scan_files
-from ols.data.audit.tables import SPLITS, Rows, read_rows
-from ols.data.radimagenet import TREE, _class_table
+from ols.audit import near
+from ols.audit.findings import Finding, NearPairs, Pictures, find, group_pictures
+from ols.audit.scan import read_comparable, scan_files
+from ols.audit.tables import SPLITS, Rows, read_rows
+from ols.data.sources.radimagenet import TREE, _class_table
 
 COMPARED_AT_ONCE = 256  # pairs
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ols.data.audit import Audit
-from ols.data.audit.tables import SPLITS
+from ols.audit import Audit
+from ols.audit.tables import SPLITS
 
 FOLDER = "cleaned"
 

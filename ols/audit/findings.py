@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ols.data.audit.tables import SPLITS, Rows
+from ols.audit.tables import SPLITS, Rows
 
 Severity = Literal["leak", "error", "warning", "note"]
 SEVERITIES = ("leak", "error", "warning", "note")

@@ -11,10 +11,10 @@ from typing import Any
 
 from jinja2 import Environment
 
-from ols.data.audit import Audit, near
-from ols.data.audit.findings import Finding
-from ols.data.audit.tables import SPLITS
-from ols.data.radimagenet import open_image
+from ols.audit import Audit, near
+from ols.audit.findings import Finding
+from ols.audit.tables import SPLITS
+from ols.data.sources.radimagenet import open_image
 
 FORMAT = 1
 EXAMPLES = 24  # items of a finding that the page shows; the JSON has them all

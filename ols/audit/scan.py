@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ols.data.audit.near import comparable
-from ols.data.radimagenet import EIGHT_BIT_MODES, open_image
+from ols.audit.near import comparable
+from ols.data.sources.radimagenet import EIGHT_BIT_MODES, open_image
 from ols.data.workers import end_with_parent
 
 FORMAT = 1

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ols.data.radimagenet import _find_splits, _iterate_csv
+from ols.data.sources.radimagenet import _find_splits, _iterate_csv
 
 SPLITS = ("train", "val", "test")
 

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ols.data.keyed import AUGMENT, kept_generators, keyed_bits, seed_generators
 from ols.data.transforms import to_array, to_image
+from ols.keyed import AUGMENT, kept_generators, keyed_bits, seed_generators
 
 Augment = Literal["none", "radiology", "randaugment"]
 

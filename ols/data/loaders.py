@@ -1,4 +1,4 @@
-"""Data: what is on disk, which samples when, and batches on the device."""
+"""Everything that a run reads its images with, built from one set of options."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,16 +8,13 @@ import numpy as np
 import torch
 
 from ols.data.augmentation import Augment, Augmentation
-from ols.data.class_weights import class_weights
-from ols.data.formats import ImageFolder, MedMNIST, open_sources
-from ols.data.keyed import keyed_order
 from ols.data.loading import Loader
 from ols.data.mixing import Mixing
-from ols.data.packed import Pack, open_pack
-from ols.data.packing import write_pack
-from ols.data.radimagenet import RadImageNet
 from ols.data.sampling import EvalBatches, TrainBatches
+from ols.data.sources.formats import open_sources
+from ols.data.sources.pack import Pack
 from ols.data.transforms import EvalTransform, Preprocessing, TrainTransform
+from ols.keyed import keyed_order
 
 SUBSET = int.from_bytes(b"subset")  # keys the draw of a subset, apart from every seed
 
@@ -170,26 +167,3 @@ def build_loaders(
 def class_counts(loader: Loader) -> np.ndarray:
     """Return how many samples of each class a loader's pool holds, int64 `[K]`."""
     return np.bincount(loader.source.targets[loader.batches.pool], minlength=len(loader.source.classes))
-
-
-__all__ = [
-    "Augmentation",
-    "EvalBatches",
-    "EvalTransform",
-    "ImageFolder",
-    "Loader",
-    "Loaders",
-    "MedMNIST",
-    "Mixing",
-    "Pack",
-    "Preprocessing",
-    "RadImageNet",
-    "TrainBatches",
-    "TrainTransform",
-    "build_loaders",
-    "class_counts",
-    "class_weights",
-    "open_pack",
-    "open_sources",
-    "write_pack",
-]

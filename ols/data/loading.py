@@ -11,9 +11,9 @@ from torch.utils.data import DataLoader
 
 from ols.data.augmentation import Augmentation
 from ols.data.mixing import Mixing
-from ols.data.packed import Pack
 from ols.data.sampling import EvalBatches, Key, TrainBatches
-from ols.data.source import ImageSource
+from ols.data.sources.pack import Pack
+from ols.data.sources.protocol import ImageSource
 from ols.data.transforms import EvalTransform
 from ols.data.workers import heed_only_the_parent
 

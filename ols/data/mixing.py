@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ols.data.keyed import MIX, kept_generators, keyed_bits, seed_generators
+from ols.keyed import MIX, kept_generators, keyed_bits, seed_generators
 
 
 class Mixing:

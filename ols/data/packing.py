@@ -13,7 +13,7 @@ import numpy as np
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from ols.data.packed import (
+from ols.data.sources.pack import (
     FORMAT,
     HEADER_BYTES,
     MANIFEST,
@@ -24,8 +24,8 @@ from ols.data.packed import (
     verify_pack,
     write_atomically,
 )
-from ols.data.radimagenet import Split
-from ols.data.source import ImageSource
+from ols.data.sources.protocol import ImageSource
+from ols.data.sources.radimagenet import Split
 from ols.data.transforms import Aspect, fit, to_array
 from ols.data.workers import end_with_parent
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from torch.utils.data import Sampler
 
-from ols.data.keyed import BALANCED_ORDER, CLASS_ORDER, keyed_order
+from ols.keyed import BALANCED_ORDER, CLASS_ORDER, keyed_order
 
 # (epoch, index): workers that persist learn the epoch from the key. A sample that an epoch repeats has epoch + n 2^32
 # at its n-th repetition, so that it is augmented differently.

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from ols.data.keyed import CROP_X, CROP_Y, FLIP, keyed_uniform
+from ols.keyed import CROP_X, CROP_Y, FLIP, keyed_uniform
 
 Aspect = Literal["shorter", "longest", "squash"]
 

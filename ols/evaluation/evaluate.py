@@ -9,8 +9,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ols.data.loading import Loader
+from ols.evaluation.predictions import Predictions
 from ols.metrics import ClassificationMetrics, reliability_intervals
-from ols.predictions import Predictions
 
 Autocast = Callable[[], AbstractContextManager]
 

@@ -25,9 +25,9 @@ the diagonal is `reader_noise` times 0.15 (the least confusable class) to 0.30 (
 that the class drawn is always the likeliest label.
 """
 
-from ols.data.phantom.anatomy import ANATOMIES, LESIONS, Anatomy, Lesion, Shape
-from ols.data.phantom.classes import PHANTOM_CLASSES, PhantomClass, PhantomConfig, class_sizes, draw_classes
-from ols.data.phantom.readers import (
+from ols.phantoms.anatomy import ANATOMIES, LESIONS, Anatomy, Lesion, Shape
+from ols.phantoms.classes import PHANTOM_CLASSES, PhantomClass, PhantomConfig, class_sizes, draw_classes
+from ols.phantoms.readers import (
     draw_readings,
     known_posterior,
     load_latent_classes,
@@ -35,8 +35,8 @@ from ols.data.phantom.readers import (
     read_labels,
     reader_confusion,
 )
-from ols.data.phantom.rendering import render_phantoms
-from ols.data.phantom.writing import write_phantoms
+from ols.phantoms.rendering import render_phantoms
+from ols.phantoms.writing import write_phantoms
 
 __all__ = [
     "ANATOMIES",

@@ -2,6 +2,6 @@
 
 import sys
 
-from ols.data.phantom.writing import run_worker
+from ols.phantoms.writing import run_worker
 
 run_worker(*sys.argv[1:])

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ols.data.phantom.anatomy import ANATOMIES
+from ols.phantoms.anatomy import ANATOMIES
 
 SPLITS = ("train", "val", "test")
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ols.data.keyed import keyed_uniform
-from ols.data.phantom.classes import PHANTOM_CLASSES, SPLITS, PhantomConfig, draw_classes
-from ols.data.phantom.rendering import average_phantoms
+from ols.keyed import keyed_uniform
+from ols.phantoms.classes import PHANTOM_CLASSES, SPLITS, PhantomConfig, draw_classes
+from ols.phantoms.rendering import average_phantoms
 
 FORMAT = 1
 FILE = "reader_confusion.npz"

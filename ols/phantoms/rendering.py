@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ols.data.phantom.anatomy import ANATOMIES, LESIONS, MARKS_PER_LESION
-from ols.data.phantom.classes import PHANTOM_CLASSES, PhantomClass, PhantomConfig
+from ols.phantoms.anatomy import ANATOMIES, LESIONS, MARKS_PER_LESION
+from ols.phantoms.classes import PHANTOM_CLASSES, PhantomClass, PhantomConfig
 
 
 class _Rows(NamedTuple):

@@ -15,9 +15,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ols.data.phantom.classes import PHANTOM_CLASSES, PhantomClass, PhantomConfig, draw_classes
-from ols.data.phantom.readers import draw_readings, save_reader_confusion
-from ols.data.phantom.rendering import render_phantoms
+from ols.phantoms.classes import PHANTOM_CLASSES, PhantomClass, PhantomConfig, draw_classes
+from ols.phantoms.readers import draw_readings, save_reader_confusion
+from ols.phantoms.rendering import render_phantoms
 
 FORMAT = 1
 
@@ -133,7 +133,7 @@ def _write_all_images(folder: Path, config: PhantomConfig, workers: int | None) 
                 progress.update(written)
             return
         # Threads wait for each other's Python, fork would copy a running torch, spawn would import the caller's script.
-        command = [sys.executable, "-m", "ols.data.phantom", os.fspath(folder.absolute())]
+        command = [sys.executable, "-m", "ols.phantoms", os.fspath(folder.absolute())]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # workers find what this process found
         processes = []
         reports, to_reports = os.pipe()

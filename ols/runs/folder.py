@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from ols.checkpoint import list_checkpoints
+from ols.runs.checkpoint import list_checkpoints
 
 try:
     import fcntl

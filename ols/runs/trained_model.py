@@ -8,10 +8,10 @@ from typing import Any
 import yaml
 from torch import Tensor, nn
 
-from ols.checkpoint import list_checkpoints, load_state, load_tensors, read_record
 from ols.data.transforms import Preprocessing
-from ols.export import load_description, load_export
-from ols.models import build_model
+from ols.models.build import build_model
+from ols.runs.checkpoint import list_checkpoints, load_state, load_tensors, read_record
+from ols.runs.export import load_description, load_export
 
 
 @dataclass(frozen=True)

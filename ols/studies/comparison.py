@@ -17,15 +17,15 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ols.data.phantom import PhantomConfig, known_posterior
+from ols.evaluation.predictions import Predictions, load_predictions
 from ols.metrics.calibration import CalibrationHistogram
 from ols.metrics.calibration_noise import ece_noise
 from ols.metrics.embeddings import embedding_metrics
 from ols.metrics.posterior import posterior_calibration
 from ols.metrics.resampling import bootstrap_interval, bootstrap_p, holm, resample, sign_flip_test
 from ols.metrics.scaling import TemperatureScaling
-from ols.predictions import Predictions, load_predictions
-from ols.runs import FREE_KEYS, load_config
+from ols.phantoms import PhantomConfig, known_posterior
+from ols.runs.folder import FREE_KEYS, load_config
 
 ECE_BINS = 15
 RESAMPLES = 2000

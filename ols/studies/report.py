@@ -10,8 +10,8 @@ from pathlib import Path
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
-from ols.comparison import FIGURES, RESAMPLES, Comparison, EvaluatedRun, Summary
 from ols.metrics.resampling import sign_flip_floor
+from ols.studies.comparison import FIGURES, RESAMPLES, Comparison, EvaluatedRun, Summary
 
 SHOWN = 0.05  # adjusted p below which a difference is called shown
 

@@ -22,9 +22,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from ols.checkpoint import list_checkpoints
 from ols.config import Config, parse_config
-from ols.runs import config_differences, flatten, is_complete, load_config
+from ols.runs.checkpoint import list_checkpoints
+from ols.runs.folder import config_differences, flatten, is_complete, load_config
 
 POLL_SECONDS = 0.2
 # What a sweep varies, and so what its overrides cannot set.

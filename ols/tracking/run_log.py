@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from ols.evaluation import Evaluation, tagged
+from ols.evaluation.evaluate import Evaluation, tagged
 from ols.figures import reliability_diagram, soft_label_heatmap
-from ols.tracking import Tracker
+from ols.tracking.tracker import Tracker
 
 
 class RunLog:

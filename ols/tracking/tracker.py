@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from ols import dashboard
+from ols.tracking import dashboard
 
 FORMAT = 1
 
@@ -98,7 +98,7 @@ class Tracker:
             self._writer.add_text(tag, markdown, images_seen)
 
     def log_reliability(self, prefix: str, reliability: Tensor, *, images_seen: int) -> None:
-        """Record a reliability curve `[15, 3]` of count, mean confidence and accuracy; see `ols.dashboard`."""
+        """Record a reliability curve `[15, 3]` of count, mean confidence and accuracy; see `ols.tracking.dashboard`."""
         if self._writer is not None:
             dashboard.write_perfect(self.run_dir.parent, prefix)
             dashboard.add_reliability(self._writer, prefix, reliability, images_seen=images_seen)

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
-from ols.checkpoint import (
+from ols.runs.checkpoint import (
     DamagedFileError,
     clean_checkpoints,
     list_checkpoints,
@@ -24,7 +24,7 @@ from ols.checkpoint import (
 )
 
 if TYPE_CHECKING:
-    from ols.trainer import Trainer
+    from ols.training.trainer import Trainer
 
 # Attributes of the trainer that JSON holds.
 SCALARS = (

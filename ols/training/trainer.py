@@ -21,21 +21,21 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from ols.agreement import Agreement
-from ols.checkpoint import prune_checkpoints
 from ols.config import TrainConfig
 from ols.data.loading import Loader
-from ols.evaluation import Evaluation, evaluate
-from ols.interruption import Interrupted, Interruption
+from ols.evaluation.evaluate import Evaluation, evaluate
 from ols.losses.base import LabelLoss
-from ols.optim import MovingAverage, step_unless
-from ols.reproducibility import seed_step
-from ols.resumption import best_folder, load_best, record_best, resume_run, save_run
-from ols.run_log import RunLog, epoch_line
-from ols.runs import sole_owner
-from ols.step_clock import DATA, StepClock, build_trace
-from ols.step_guard import StepGuard
-from ols.tracking import Tracker
+from ols.runs.checkpoint import prune_checkpoints
+from ols.runs.environment import seed_step
+from ols.runs.folder import sole_owner
+from ols.tracking.run_log import RunLog, epoch_line
+from ols.tracking.tracker import Tracker
+from ols.training.agreement import Agreement
+from ols.training.clock import DATA, StepClock, build_trace
+from ols.training.interruption import Interrupted, Interruption
+from ols.training.optim import MovingAverage, step_unless
+from ols.training.resumption import best_folder, load_best, record_best, resume_run, save_run
+from ols.training.safe_step import StepGuard
 
 SMALLER_IS_BETTER = {"nll"}
 

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ols.data import RadImageNet
-from ols.data.audit import audit, near
-from ols.data.audit.clean import write_cleaned
-from ols.data.audit.report import EXAMPLES, write_report
+from ols.audit import audit, near
+from ols.audit.clean import write_cleaned
+from ols.audit.report import EXAMPLES, write_report
+from ols.data.sources.radimagenet import RadImageNet
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "audit.py"

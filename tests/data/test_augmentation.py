@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from ols.data import Augmentation, Preprocessing, TrainTransform, build_loaders, open_sources, write_pack
-from ols.data.transforms import to_image
+from ols.data.augmentation import Augmentation
+from ols.data.loaders import build_loaders
+from ols.data.packing import write_pack
+from ols.data.sources.formats import open_sources
+from ols.data.transforms import Preprocessing, TrainTransform, to_image
 
 SIZES = Preprocessing(image_size=12, resize_size=14)
 

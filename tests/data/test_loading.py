@@ -7,17 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from ols.data import (
-    EvalBatches,
-    EvalTransform,
-    Loader,
-    Preprocessing,
-    RadImageNet,
-    TrainTransform,
-    build_loaders,
-    class_counts,
-    class_weights,
-)
+from ols.data.class_weights import class_weights
+from ols.data.loaders import build_loaders, class_counts
+from ols.data.loading import Loader
+from ols.data.sampling import EvalBatches
+from ols.data.sources.radimagenet import RadImageNet
+from ols.data.transforms import EvalTransform, Preprocessing, TrainTransform
 
 SIZES = Preprocessing(image_size=12, resize_size=14)
 
@@ -165,7 +160,8 @@ def test_a_signal_to_the_workers_does_not_end_them_but_the_end_of_their_parent_d
     tree.write_csvs()
     code = f"""
 import os, signal, subprocess, time
-from ols.data import Preprocessing, build_loaders
+from ols.data.loaders import build_loaders
+from ols.data.transforms import Preprocessing
 loader = build_loaders({str(tree.root)!r}, preprocessing=Preprocessing(32, 34), global_batch_size=8, workers=2).train
 batches = iter(loader)
 next(batches)

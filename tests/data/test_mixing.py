@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from ols.data import Mixing, Preprocessing, build_loaders
+from ols.data.loaders import build_loaders
+from ols.data.mixing import Mixing
+from ols.data.transforms import Preprocessing
 
 SIZES = Preprocessing(image_size=12, resize_size=14)
 VALUES = torch.tensor([-1.0, -0.25, 0.5, 1.0, 2.0])  # of all pixels of a class

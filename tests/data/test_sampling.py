@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ols.data import EvalBatches, TrainBatches
-from ols.data.keyed import keyed_bits, keyed_order, keyed_uniform
+from ols.data.sampling import EvalBatches, TrainBatches
+from ols.keyed import keyed_bits, keyed_order, keyed_uniform
 
 MASK = 2**64 - 1
 

@@ -2,9 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from ols.data import Preprocessing, build_loaders
-from ols.evaluation import Evaluation
-from ols.report.console import describe_cost, describe_data, result_table
+from ols.data.loaders import build_loaders
+from ols.data.transforms import Preprocessing
+from ols.evaluation.evaluate import Evaluation
+from ols.evaluation.report.console import describe_cost, describe_data, result_table
 
 
 @pytest.fixture

@@ -2,9 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from ols.data import Preprocessing, build_loaders
-from ols.evaluation import evaluate, predict
-from ols.models import build_model
+from ols.data.loaders import build_loaders
+from ols.data.transforms import Preprocessing
+from ols.evaluation.evaluate import evaluate, predict
+from ols.models.build import build_model
 
 
 @pytest.fixture

@@ -18,10 +18,10 @@ from scipy.special import log_softmax, softmax
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score, log_loss, recall_score
 
 from ols.config import parse_config
-from ols.predictions import load_predictions
+from ols.evaluation.predictions import load_predictions
 from recipes import evaluate, pretrain
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NUM_TEST = 331  # odd, for two ranks
 
 

@@ -2,9 +2,9 @@ import pytest
 import torch
 from netcal.metrics import ECE
 
-from ols.predictions import Predictions
-from ols.report.findings import soft_label_findings, split_findings, temperature_findings
-from ols.report.tables import sentences, worst_by_accuracy, worst_by_calibration
+from ols.evaluation.predictions import Predictions
+from ols.evaluation.report.findings import soft_label_findings, split_findings, temperature_findings
+from ols.evaluation.report.tables import sentences, worst_by_accuracy, worst_by_calibration
 
 
 def _predictions(logits: torch.Tensor, targets: list[int], groups: list[str]) -> Predictions:

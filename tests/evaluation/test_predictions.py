@@ -2,7 +2,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ols.predictions import Predictions, load_predictions, save_predictions
+from ols.evaluation.predictions import Predictions, load_predictions, save_predictions
 
 
 def test_predictions_come_back_as_they_were_saved(tmp_path):

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from ols.data.phantom import reader_confusion
 from ols.losses import HardLabels, OnlineLabelSmoothing
 from ols.losses.ols_fixed_point import ols_fixed_point
 from ols.metrics.posterior import posterior_calibration
+from ols.phantoms import reader_confusion
 
 
 def random_confusion(rng, num_classes, least, most, evenness=0.3):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ols.data.phantom import (
+from ols.phantoms import (
     ANATOMIES,
     LESIONS,
     PHANTOM_CLASSES,

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from ols.data import RadImageNet
-from ols.data.phantom import (
+from ols.data.sources.radimagenet import RadImageNet
+from ols.phantoms import (
     PHANTOM_CLASSES,
     PhantomConfig,
     draw_classes,

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ols.checkpoint import (
+from ols.runs.checkpoint import (
     DamagedFileError,
     clean_checkpoints,
     list_checkpoints,

@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ols.data import Preprocessing
-from ols.export import export_model, load_export, start_from_export
-from ols.models import build_model
+from ols.data.transforms import Preprocessing
+from ols.models.build import build_model
+from ols.runs.export import export_model, load_export, start_from_export
 
 WITHOUT_OLS = """
 import sys, timm, torch

@@ -13,15 +13,23 @@ import yaml
 from scipy import stats
 from sklearn.metrics import balanced_accuracy_score, log_loss, silhouette_score, top_k_accuracy_score
 
-from ols.comparison import FIGURES, IMAGE_FIGURES, compare_losses, image_figures, load_runs, loss_labels, summarise
-from ols.comparison_report import markdown, sentences, write_report
 from ols.config import parse_config
-from ols.data.phantom import known_posterior
+from ols.evaluation.predictions import Predictions, save_predictions
 from ols.metrics.calibration import CalibrationHistogram
 from ols.metrics.resampling import bootstrap_interval, resample
-from ols.predictions import Predictions, save_predictions
+from ols.phantoms import known_posterior
+from ols.studies.comparison import (
+    FIGURES,
+    IMAGE_FIGURES,
+    compare_losses,
+    image_figures,
+    load_runs,
+    loss_labels,
+    summarise,
+)
+from ols.studies.report import markdown, sentences, write_report
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "recipes" / "configs" / "quickstart.yaml"
 K = 7
 

@@ -13,7 +13,7 @@ import yaml
 
 from recipes.sweep import main, parse_sweep
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SWEEPS = sorted((ROOT / "recipes" / "configs" / "sweeps").glob("*.yaml"))
 LAUNCHER = [sys.executable, str(ROOT / "tests" / "launched" / "recording_launcher.py")]
 

@@ -12,8 +12,8 @@ from tensorboard import program
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from werkzeug.test import Client
 
-from ols.dashboard import comparison_url, confusion_table, write_perfect
-from ols.tracking import Tracker
+from ols.tracking.dashboard import comparison_url, confusion_table, write_perfect
+from ols.tracking.tracker import Tracker
 
 # TensorBoard's own, of packages that it carries along
 pytestmark = pytest.mark.filterwarnings("ignore:html5lib's sanitizer is deprecated:DeprecationWarning")

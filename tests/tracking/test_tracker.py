@@ -7,7 +7,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ols.figures import reliability_diagram, soft_label_heatmap
-from ols.tracking import Tracker
+from ols.tracking.tracker import Tracker
 
 ENVIRONMENT = {"command": ["pretrain.py", "--seed", "1 2"], "versions": {}}
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from ols import step_clock
-from ols.step_clock import DATA, STEP, StepClock, forecast
+from ols.training import clock as step_clock
+from ols.training.clock import DATA, STEP, StepClock, forecast
 
 
 def test_a_section_has_the_time_since_the_mark_before_it(monkeypatch):

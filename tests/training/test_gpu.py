@@ -6,9 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ols.data import Preprocessing, build_loaders
+from ols.data.loaders import build_loaders
+from ols.data.transforms import Preprocessing
 from ols.losses import OnlineLabelSmoothing
-from ols.trainer import Trainer
+from ols.training.trainer import Trainer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 ON_GPU = ["--train.device=auto", "--train.epochs=1", "--train.log_every_steps=3"]

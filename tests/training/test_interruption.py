@@ -6,11 +6,11 @@ import time
 
 import pytest
 
-from ols.interruption import Interruption
+from ols.training.interruption import Interruption
 
 LISTENING = """
 import time
-from ols import interruption
+from ols.training import interruption
 interruption.ECHO_SECONDS = 0.3
 stop = interruption.Interruption()
 with stop.listening():

@@ -11,9 +11,9 @@ import pytest
 from conftest import CLASSES, Tree, fill
 
 from benchmarks.chaos import differences, metrics_without_timing
-from ols.checkpoint import list_checkpoints, load_state, load_tensors
-from ols.interruption import Interrupted
-from ols.trainer import Trainer
+from ols.runs.checkpoint import list_checkpoints, load_state, load_tensors
+from ols.training.interruption import Interrupted
+from ols.training.trainer import Trainer
 
 # Batch statistics, a moving average, momentum, two micro-batches to a step, readings and checkpoints that do not
 # coincide with each other nor with the ends of epochs of 3 steps.
@@ -63,21 +63,21 @@ def _killed(train, monkeypatch, *places, options=OPTIONS) -> None:
 
 
 def test_a_run_killed_anywhere_again_and_again_ends_with_the_same_bits(train, whole, monkeypatch):
-    import ols.checkpoint
-    import ols.export
-    import ols.run_log
+    import ols.runs.checkpoint
+    import ols.runs.export
+    import ols.tracking.run_log
 
     places = [
         ((Trainer, "train_step", 2), False),  # before the first checkpoint
         ((Trainer, "train_step", 8), True),  # in the second epoch, half a step after a reading
-        ((ols.checkpoint, "write_record", 2), False),  # a manifest is missing
+        ((ols.runs.checkpoint, "write_record", 2), False),  # a manifest is missing
         ((Trainer, "evaluate", 1), False),  # at an end of epoch
-        ((ols.trainer, "record_best", 1), False),  # the epoch is logged and this is not written down
-        ((ols.trainer, "record_best", 1), True),
+        ((ols.training.trainer, "record_best", 1), False),  # the epoch is logged and this is not written down
+        ((ols.training.trainer, "record_best", 1), True),
         ((Trainer, "end_step", 1), True),
-        ((ols.checkpoint, "_delete", 1), False),
-        ((ols.run_log.RunLog, "evaluations", 2), False),  # the test: one call is the last epoch's
-        ((ols.export, "export_model", 1), False),
+        ((ols.runs.checkpoint, "_delete", 1), False),
+        ((ols.tracking.run_log.RunLog, "evaluations", 2), False),  # the test: one call is the last epoch's
+        ((ols.runs.export, "export_model", 1), False),
     ]
     _killed(train, monkeypatch, *places)
     broken = train("broken", *OPTIONS)
@@ -234,7 +234,7 @@ def test_early_stopping_counts_across_an_interruption(train, monkeypatch):
 
 
 def test_two_processes_do_not_train_in_one_folder(train, tmp_path):
-    code = "import sys, time; from pathlib import Path; from ols.runs import sole_owner\n"
+    code = "import sys, time; from pathlib import Path; from ols.runs.folder import sole_owner\n"
     code += "with sole_owner(Path(sys.argv[1])): print('owner', flush=True); time.sleep(100)"
     with subprocess.Popen([sys.executable, "-c", code, tmp_path / "run"], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "owner\n"

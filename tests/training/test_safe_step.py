@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ols.step_guard import LARGE, StepGuard
+from ols.training.safe_step import LARGE, StepGuard
 
 
 def _tensors() -> list[torch.Tensor]:

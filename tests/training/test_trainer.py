@@ -9,9 +9,9 @@ from accelerate.state import GradientState
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import ols.step_clock
-import ols.trainer
-from ols.trainer import Trainer
+import ols.training.clock
+import ols.training.trainer
+from ols.training.trainer import Trainer
 
 
 def _final(run_dir: Path, part: str, epoch: int = 3) -> dict[str, torch.Tensor]:
@@ -196,8 +196,8 @@ def test_clipping_is_that_of_torch(train, monkeypatch):
         for copy, parameter in zip(copies, parameters, strict=True):
             torch.testing.assert_close(parameter.grad, copy.grad)
 
-    before, clip, update_weights = [], ols.trainer.clip_grads_with_norm_, Trainer.update_weights
-    monkeypatch.setattr(ols.trainer, "clip_grads_with_norm_", listen)
+    before, clip, update_weights = [], ols.training.trainer.clip_grads_with_norm_, Trainer.update_weights
+    monkeypatch.setattr(ols.training.trainer, "clip_grads_with_norm_", listen)
     monkeypatch.setattr(Trainer, "update_weights", look)
     train("run", "--train.epochs=1", "--train.clip_grad_norm=0.5")
     assert len(norms) == 3
@@ -205,7 +205,7 @@ def test_clipping_is_that_of_torch(train, monkeypatch):
 
 
 def test_a_run_says_how_long_it_takes_and_profiles_itself(train, monkeypatch, capsys):
-    monkeypatch.setattr(ols.step_clock, "FORECAST_STEPS", 8)
+    monkeypatch.setattr(ols.training.clock, "FORECAST_STEPS", 8)
     run_dir = train("run", "--profile", "--train.epochs=4")
     printed = capsys.readouterr().out
     assert re.search(r"^speed \d+ img/s, \d+ ms a step: 0 min 0\d s of training left.* limits it", printed, re.M)
@@ -245,11 +245,11 @@ def test_a_gradient_scaler_changes_nothing_but_the_range(train, monkeypatch):
         accelerator.scaler = torch.amp.GradScaler("cpu")
         return accelerator
 
-    build = ols.trainer.build_accelerator
+    build = ols.training.trainer.build_accelerator
     _spy_on_train_steps(monkeypatch, spoil)
     options = ["--train.clip_grad_norm=0.5", "--train.ema_decay=0.9", "--train.accumulation_steps=2"]
     plain = train("plain", *options)
-    monkeypatch.setattr(ols.trainer, "build_accelerator", scaling)
+    monkeypatch.setattr(ols.training.trainer, "build_accelerator", scaling)
     scaled = train("scaled", *options)
     _assert_same(plain, scaled, atol=1e-6)
     for run_dir in (plain, scaled):

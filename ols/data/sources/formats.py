@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ols.data.packed import MANIFEST, open_pack
 from ols.data.packing import PLAN
-from ols.data.radimagenet import TREE, ImageFiles, RadImageNet, Split
-from ols.data.source import ImageSource
+from ols.data.sources.pack import MANIFEST, open_pack
+from ols.data.sources.protocol import ImageSource
+from ols.data.sources.radimagenet import TREE, ImageFiles, RadImageNet, Split
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 

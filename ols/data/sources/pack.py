@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ols.data.radimagenet import Split
+from ols.data.sources.radimagenet import Split
 from ols.data.transforms import Aspect, to_image
 
 FORMAT = 1

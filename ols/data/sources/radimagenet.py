@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from ols.data.dicom import read_dicom
+from ols.data.sources.dicom import read_dicom
 
 Split = Literal["train", "val", "test"]
 

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ols.data import Loaders, class_counts
-from ols.evaluation import Evaluation
+from ols.data.loaders import Loaders, class_counts
+from ols.evaluation.evaluate import Evaluation
 
 REPORTED = ("top1", "top5", "balanced_accuracy", "macro_f1", "nll")
 

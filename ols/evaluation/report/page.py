@@ -15,13 +15,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from ols.figures import calibration_by_group, embedding, reliability_diagram, soft_label_heatmap
-from ols.figures import risk_coverage as draw_risk_coverage
-from ols.metrics.embeddings import tsne_coordinates
-from ols.metrics.selective import is_correct, maximum_probability, normalized_maximum_logit, risk_coverage
-from ols.predictions import Predictions
-from ols.report.findings import Findings
-from ols.report.tables import (
+from ols.evaluation.predictions import Predictions
+from ols.evaluation.report.findings import Findings
+from ols.evaluation.report.tables import (
     EMBEDDINGS,
     HEADLINE,
     SELECTIVE,
@@ -35,6 +31,10 @@ from ols.report.tables import (
     worst_by_accuracy,
     worst_by_calibration,
 )
+from ols.figures import calibration_by_group, embedding, reliability_diagram, soft_label_heatmap
+from ols.figures import risk_coverage as draw_risk_coverage
+from ols.metrics.embeddings import tsne_coordinates
+from ols.metrics.selective import is_correct, maximum_probability, normalized_maximum_logit, risk_coverage
 
 TSNE_MIN_COUNT = 4
 COLOURED_CLASSES = 20  # with more, the features are coloured by group
@@ -135,7 +135,7 @@ def draw_figures(report: Findings, predictions: Predictions, soft_labels: Tensor
 
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("ols.report", ""),
+        loader=PackageLoader("ols.evaluation.report", ""),
         autoescape=select_autoescape(["html.j2"]),
         undefined=StrictUndefined,
         trim_blocks=True,

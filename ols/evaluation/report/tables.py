@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ols.report.findings import Findings
+from ols.evaluation.report.findings import Findings
 
 WORST = 10
 WORST_MIN_COUNT = 10  # images that a class is predicted for, to be among the worst calibrated

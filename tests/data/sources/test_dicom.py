@@ -7,9 +7,9 @@ from pydicom.data import get_testdata_file
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
-from ols.data import RadImageNet
-from ols.data.audit import audit
-from ols.data.dicom import read_dicom
+from ols.audit import audit
+from ols.data.sources.dicom import read_dicom
+from ols.data.sources.radimagenet import RadImageNet
 
 # pydicom says by warnings what its own damaged samples lack
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")

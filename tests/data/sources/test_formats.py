@@ -6,16 +6,12 @@ import torch
 from conftest import SPLITS
 from PIL import Image
 
-from ols.data import (
-    ImageFolder,
-    MedMNIST,
-    Preprocessing,
-    RadImageNet,
-    build_loaders,
-    open_sources,
-    radimagenet,
-    write_pack,
-)
+from ols.data.loaders import build_loaders
+from ols.data.packing import write_pack
+from ols.data.sources import radimagenet
+from ols.data.sources.formats import ImageFolder, MedMNIST, open_sources
+from ols.data.sources.radimagenet import RadImageNet
+from ols.data.transforms import Preprocessing
 
 COUNTS = {"train": 5, "val": 2, "test": 3}
 

@@ -18,7 +18,12 @@ import torch
 from conftest import SPLITS, Tree, fill
 from PIL import Image
 
-from ols.data import Preprocessing, build_loaders, open_pack, open_sources, packing, write_pack
+from ols.data import packing
+from ols.data.loaders import build_loaders
+from ols.data.packing import write_pack
+from ols.data.sources.formats import open_sources
+from ols.data.sources.pack import open_pack
+from ols.data.transforms import Preprocessing
 
 PACK = Path(__file__).parents[2] / "recipes" / "pack.py"
 
@@ -152,7 +157,7 @@ def test_another_version_is_refused(tree, tmp_path):
 
 
 def test_checksums_are_read_again_only_when_a_file_was_touched(tree, tmp_path, monkeypatch):
-    from ols.data import packed
+    from ols.data.sources import pack as packed
 
     _pack(tree, tmp_path / "pack")
     read = []

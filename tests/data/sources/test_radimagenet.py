@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ols.data import RadImageNet
+from ols.data.sources.radimagenet import RadImageNet
 
 
 @pytest.mark.parametrize("place", ["", "radiology_ai", "RadImageNet_split", "radiology_ai/RadImageNet_split"])

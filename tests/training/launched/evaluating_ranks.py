@@ -7,11 +7,12 @@ import torch
 import torch.distributed as dist
 from torch.nn import BatchNorm2d
 
-from ols.agreement import Agreement
-from ols.data import Preprocessing, build_loaders
-from ols.evaluation import evaluate, predict
-from ols.models import build_model
-from ols.trainer import average_batch_statistics
+from ols.data.loaders import build_loaders
+from ols.data.transforms import Preprocessing
+from ols.evaluation.evaluate import evaluate, predict
+from ols.models.build import build_model
+from ols.training.agreement import Agreement
+from ols.training.trainer import average_batch_statistics
 
 
 def test_loader(root, rank, world_size):
