@@ -12,7 +12,7 @@ import torch
 from conftest import CLASSES, SPLITS, Tree
 from safetensors.torch import load_file
 
-LAUNCHED = Path(__file__).parent / "launched"
+LAUNCHED = Path(__file__).parents[1] / "launched"
 STEPS, GLOBAL_BATCH, EPOCHS = 6, 12, 2
 
 
