@@ -1,0 +1,138 @@
+"""Files that are complete or absent: written aside, flushed to the disk, renamed; and JSON that knows its checksum."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+FORMAT = 1
+
+
+class DamagedFileError(ValueError):
+    """A file is not what was written; the message names it."""
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """Yield the name under which to write a file or a folder, and give it its own name once all is on the disk.
+
+    If the body raises, what it wrote is deleted, and what was there before stays. A folder takes the place of a folder
+    that is there.
+
+    Args:
+        path: Final name; its folder is made where it is missing.
+
+    Raises:
+        OSError: It could not be written, as on a full disk; the message names it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = partial_path(path)
+    delete(aside)
+    try:
+        yield aside
+        if aside.is_dir():
+            for inside in (*aside.rglob("*"), aside):
+                flush(inside)
+            if path.exists():
+                delete(path)
+        else:
+            flush(aside)
+        aside.replace(path)
+        flush(path.parent)
+    except OSError as error:
+        delete(aside)
+        if error.filename is not None:
+            raise
+        raise OSError(error.errno, f"cannot write: {error.strerror}", str(path)) from error
+    except BaseException:
+        delete(aside)
+        raise
+
+
+def partial_path(path: Path) -> Path:
+    """Return the name under which a file is written until it is complete."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def write_file(path: Path, content: bytes | str) -> None:
+    """Write a file that is complete or absent, even if the machine stops; raises what `written_aside` does."""
+    content = content.encode() if isinstance(content, str) else content
+    with written_aside(path) as aside:
+        aside.write_bytes(content)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append a line to a file.
+
+    Raises:
+        OSError: It could not be written; the message names the file, which Python does only where it cannot open it.
+    """
+    try:
+        with path.open("a") as file:
+            file.write(f"{line}\n")
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write: {error.strerror}", str(path)) from error
+
+
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """Write JSON with its format and its own checksum; raises what `written_aside` does."""
+    record = {"format": FORMAT, **record}
+    write_file(path, json.dumps({**record, "blake2b": _record_checksum(record)}, indent=2))
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read what `write_record` wrote.
+
+    Raises:
+        DamagedFileError: The file is missing, truncated or altered.
+    """
+    if not path.is_file():
+        raise DamagedFileError(f"{path} is missing")
+    try:
+        record = json.loads(path.read_bytes())
+        checksum = record.pop("blake2b")
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise DamagedFileError(f"{path} is truncated or altered") from None
+    if checksum != _record_checksum(record):
+        raise DamagedFileError(f"{path} has another checksum than when it was written")
+    return record
+
+
+def file_checksum(path: Path) -> str:
+    """Return the BLAKE2b of a file, 16 bytes in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, _blake2b).hexdigest()
+
+
+def delete(path: Path) -> None:
+    """Delete a file or a folder, if it is there; a kill meanwhile leaves nothing under its name that looks whole."""
+    if path.is_dir() and not path.is_symlink():
+        hidden = path.with_name(f".{path.name.lstrip('.')}.deleted")
+        shutil.rmtree(hidden, ignore_errors=True)
+        path.rename(hidden)
+        shutil.rmtree(hidden)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Bring a file, or the entries of a folder, to the disk; on Windows only files, as folders cannot be opened there."""
+    if os.name == "nt" and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _blake2b(contents: bytes = b"") -> Any:
+    return hashlib.blake2b(contents, digest_size=16)
+
+
+def _record_checksum(record: dict[str, Any]) -> str:
+    return _blake2b(json.dumps(record, sort_keys=True).encode()).hexdigest()
