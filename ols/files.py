@@ -120,7 +120,7 @@ def delete(path: Path) -> None:
 
 
 def flush(path: Path) -> None:
-    """Bring a file, or the entries of a folder, to the disk; on Windows only files, as folders cannot be opened there."""
+    """Bring a file, or the entries of a folder, to the disk; Windows cannot open folders."""
     if os.name == "nt" and path.is_dir():
         return
     descriptor = os.open(path, os.O_RDONLY)
