@@ -27,7 +27,8 @@ from ols.losses.ols_fixed_point import ols_fixed_point
 from ols.metrics import CalibrationHistogram
 from ols.metrics.posterior import posterior_calibration, soft_label_recovery
 from ols.phantoms import PHANTOM_CLASSES, PhantomConfig, read_labels, reader_confusion, render_phantoms
-from ols.runs.environment import environment_record, seed_everything
+from ols.runs.environment import environment_record
+from ols.training.machine import seed_everything
 
 ANATOMIES = ("brain", "lung", "us")  # 31 classes
 HARD_WEIGHT = 0.5

@@ -38,10 +38,12 @@ from ols.data.transforms import Preprocessing
 from ols.losses import build_loss
 from ols.models.build import build_model
 from ols.runs.environment import available_cores, environment_record
+from ols.runs.folder import RunFolder
 from ols.tracking.tracker import Tracker
 from ols.training.clock import DATA, FORECAST_STEPS
+from ols.training.machine import build_accelerator
 from ols.training.optim import build_optimizer, build_schedule
-from ols.training.trainer import Trainer, build_accelerator
+from ols.training.trainer import Trainer
 
 CLASSES = 165
 LR = 0.01
@@ -138,11 +140,12 @@ class OurTrainer:
         optimizer = build_optimizer(model, "sgd", peak_lr=LR, weight_decay=1e-4, momentum=0.9)
         steps = loader.batches.steps
         schedule = build_schedule(optimizer, "cosine", epochs=100, warmup_epochs=0, min_lr=0, steps_per_epoch=steps)
-        tracker = Tracker(folder, config={}, environment={"command": []}, enabled=True)
+        tracker = Tracker(RunFolder(folder), config={}, environment={"command": []}, enabled=True)
         tracker.start(images_seen=0)
         self.trainer = Trainer(
             config,
             seed=0,
+            folder=RunFolder(folder),
             accelerator=build_accelerator(config),
             model=model,
             loss=build_loss(loss, num_classes=CLASSES, reduction="sum"),
@@ -158,7 +161,7 @@ class OurTrainer:
     def __call__(self) -> None:
         """Train for a turn."""
         self.trainer.train_epoch(self.bar)
-        self.trainer.epoch += 1
+        self.trainer.progress.epoch += 1
 
     def data_share(self) -> float:
         """Return the share of the time so far that the device waited for data."""

@@ -9,7 +9,7 @@ import re
 import sys
 from argparse import ArgumentParser as PlainParser
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -237,6 +237,26 @@ class Config:
             train = replace(self.train, epochs=1, log_every_steps=1)
             return replace(self, run_dir=f"{run_dir}-dry_run", resume="never", data=data, train=train)
         return replace(self, run_dir=run_dir, data=data)
+
+
+def config_from(values: dict[str, Any]) -> Config:
+    """Return the configuration that nested dictionaries describe, such as `asdict` made of one.
+
+    What is missing has its default.
+
+    Raises:
+        TypeError: A key is unknown.
+        ValueError: A value is wrong.
+    """
+    sections = {
+        section.name: section.default_factory
+        for section in fields(Config)
+        if isinstance(section.default_factory, type) and is_dataclass(section.default_factory)
+    }
+    if not isinstance(values, dict):
+        raise TypeError(f"a configuration is a mapping, got {type(values).__name__}")
+    built = {name: build(**values[name]) for name, build in sections.items() if name in values}
+    return Config(**{**values, **built})
 
 
 class NearestKeyParser(ArgumentParser):

@@ -33,24 +33,28 @@ def written_aside(path: Path) -> Iterator[Path]:
     aside = partial_path(path)
     delete(aside)
     try:
-        yield aside
-        if aside.is_dir():
-            for inside in (*aside.rglob("*"), aside):
-                flush(inside)
-            if path.exists():
+        with named_errors(path):
+            yield aside
+            for written in (*aside.rglob("*"), aside):
+                flush(written)
+            if aside.is_dir():
                 delete(path)
-        else:
-            flush(aside)
-        aside.replace(path)
-        flush(path.parent)
-    except OSError as error:
-        delete(aside)
-        if error.filename is not None:
-            raise
-        raise OSError(error.errno, f"cannot write: {error.strerror}", str(path)) from error
+            aside.replace(path)
+            flush(path.parent)
     except BaseException:
         delete(aside)
         raise
+
+
+@contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    """Give the name of a file to the errors of writing it, which Python does only where it cannot be opened."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OSError(error.errno, f"cannot write: {error.strerror}", str(path)) from error
 
 
 def partial_path(path: Path) -> Path:
@@ -69,13 +73,10 @@ def append_line(path: Path, line: str) -> None:
     """Append a line to a file.
 
     Raises:
-        OSError: It could not be written; the message names the file, which Python does only where it cannot open it.
+        OSError: It could not be written; the message names it.
     """
-    try:
-        with path.open("a") as file:
-            file.write(f"{line}\n")
-    except OSError as error:
-        raise OSError(error.errno, f"cannot write: {error.strerror}", str(path)) from error
+    with named_errors(path), path.open("a") as file:
+        file.write(f"{line}\n")
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:

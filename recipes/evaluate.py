@@ -61,7 +61,7 @@ def main(options: Namespace) -> None:
     from ols.evaluation.report.page import write_report
     from ols.runs.environment import cores_per_process, environment_record
     from ols.runs.trained_model import find_trained
-    from ols.training.trainer import build_accelerator
+    from ols.training.machine import build_accelerator
 
     accelerator = build_accelerator(TrainConfig(device=options.device))
     cores = cores_per_process(accelerator.num_processes)

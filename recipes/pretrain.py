@@ -5,15 +5,32 @@ Read it from top to bottom. To change a run beyond its configuration, copy this 
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ols.config import Config, parse_config
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from ols.runs.folder import RunFolder
 
 QUICKSTART = Path(__file__).parent / "configs" / "quickstart.yaml"
 
 
 def main(config: Config) -> None:
-    """Run one configuration."""
-    # Imported here because it takes seconds: --help and a wrong key answer at once.
+    """Run one configuration, in a folder that is this run's alone until its export lies there."""
+    # Imported here and below because it takes seconds: --help and a wrong key answer at once.
+    from ols.runs.folder import claim
+    from ols.training.machine import build_accelerator
+
+    accelerator = build_accelerator(config.train)
+    with claim(config.run_dir, config, config.resume, enabled=accelerator.is_main_process) as folder:
+        accelerator.wait_for_everyone()
+        run(config, accelerator, folder)
+
+
+def run(config: Config, accelerator: "Accelerator", folder: "RunFolder") -> None:
+    """Train, test and export."""
     import torch
 
     from ols.data.class_weights import class_weights
@@ -24,27 +41,23 @@ def main(config: Config) -> None:
     from ols.losses import build_loss
     from ols.models.build import build_model
     from ols.phantoms import write_phantoms
-    from ols.runs.environment import cores_per_process, environment_record, seed_everything
+    from ols.runs.environment import cores_per_process, environment_record
     from ols.runs.export import export_model, load_export, start_from_export
-    from ols.runs.folder import prepare_run_dir
     from ols.tracking.dashboard import comparison_url
     from ols.tracking.tracker import Tracker
+    from ols.training.machine import seed_everything
     from ols.training.optim import build_optimizer, build_schedule
-    from ols.training.trainer import Trainer, build_accelerator
+    from ols.training.trainer import Trainer
 
     # Machine: launchers set OMP_NUM_THREADS=1, which would leave all cores but one idle.
-    accelerator = build_accelerator(config.train)
     cores = cores_per_process(accelerator.num_processes)
     threads = config.train.threads or cores
     torch.set_num_threads(threads)
     device = accelerator.device
     dtype = torch.float64 if config.train.precision == "float64" else torch.float32
     memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
-    run_dir = Path(config.run_dir)
-    if accelerator.is_main_process:
-        prepare_run_dir(run_dir, asdict(config), config.resume)
-        if config.data.phantoms:
-            write_phantoms(Path(config.data.root), config.phantoms)
+    if accelerator.is_main_process and config.data.phantoms:
+        write_phantoms(Path(config.data.root), config.phantoms)
     accelerator.wait_for_everyone()
 
     # Data
@@ -112,10 +125,11 @@ def main(config: Config) -> None:
 
     # Train
     environment = environment_record(device, accelerator.num_processes, threads)
-    tracker = Tracker(run_dir, config=asdict(config), environment=environment, enabled=accelerator.is_main_process)
+    tracker = Tracker(folder, config=asdict(config), environment=environment, enabled=accelerator.is_main_process)
     trainer = Trainer(
         config.train,
         seed=config.seed,
+        folder=folder,
         accelerator=accelerator,
         model=model,
         loss=loss,
@@ -130,13 +144,12 @@ def main(config: Config) -> None:
     best = trainer.fit()
 
     # Test the best epoch, and export it
-    export = run_dir / "export"
     test = trainer.evaluate(loaders.test, "test")
     results = trainer.evaluate(loaders.val, "val") | test
     trainer.log_test(test)
     if accelerator.is_main_process:
         export_model(
-            export,
+            folder.export,
             trainer.selected_model,
             architecture=config.model.name,
             classes=loaders.classes,
@@ -149,9 +162,9 @@ def main(config: Config) -> None:
             tracker.log_text("run/profile", f"```\n{table}\n```", images_seen=trainer.images_seen)
             print(f"\n{table}")
         tracker.close()
-        print(f"\n{run_dir}, best epoch {best.epoch} of {config.train.epochs} by val {config.train.select_by}")
+        print(f"\n{folder}, best epoch {best.epoch} of {config.train.epochs} by val {config.train.select_by}")
         print(result_table(results))
-        print(f"\nexport       {export}\ncurves       tensorboard --logdir {run_dir.parent}")
+        print(f"\nexport       {folder.export}\ncurves       tensorboard --logdir {folder.path.parent}")
         print(f"compare      {comparison_url()}")
     accelerator.end_training()
 

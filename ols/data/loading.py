@@ -145,6 +145,21 @@ class Loader:
             digest.update(f"\n{self.source.sample_id(index)}\t{self.source.targets[index]}".encode())
         return digest.hexdigest()
 
+    def epoch(self, number: int, start_step: int = 0) -> Iterator[dict[str, Tensor]]:
+        """Yield the batches of an epoch of training.
+
+        Args:
+            number: The epoch, from 0.
+            start_step: Optimizer steps of the epoch that are left out: a run continues after them.
+        """
+        self.batches.epoch, self.batches.start_step = number, start_step
+        yield from self
+
+    def zeros(self, count: int) -> Tensor:
+        """Return `count` black images as the model sees them, `[count, C, H, W]`, on the device."""
+        shape = (count, self.preprocessing.in_chans, self.preprocessing.image_size, self.preprocessing.image_size)
+        return torch.zeros(shape, dtype=self.dtype, device=self.device)
+
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         # A stream of its own: the next batch travels and is scaled while the step before it still runs.
         stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None

@@ -1,16 +1,13 @@
-"""What a result depends on beside the configuration: seeds, threads, versions, the machine."""
+"""What a result depends on beside the configuration: cores, versions, device, commit."""
 
-import hashlib
 import os
 import platform
-import random
 import subprocess
 import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import torch
 
 RECORDED_PACKAGES = ("torch", "torchvision", "timm", "accelerate", "torchmetrics", "numpy", "pillow")
@@ -25,19 +22,6 @@ def cores_per_process(num_processes: int) -> int:
     """Return a process's share of this machine's cores, at least 1."""
     # torchrun, and accelerate through it, say how many of the processes are on this machine.
     return max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", num_processes)))
-
-
-def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and torch on all devices."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
-def seed_step(seed: int, epoch: int, micro_batch: int, rank: int) -> None:
-    """Key dropout and the like by where a run is, so that they do not depend on what was drawn before."""
-    digest = hashlib.blake2b(f"{seed}/{epoch}/{micro_batch}/{rank}".encode(), digest_size=8).digest()
-    torch.manual_seed(int.from_bytes(digest))
 
 
 def environment_record(device: torch.device, num_processes: int, threads: int) -> dict:

@@ -1,16 +1,17 @@
-"""The folder of a run, between one command and the next."""
+"""The folder of a run: the names in it, whose it is, and what it holds between one command and the next."""
 
 import json
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
-from ols.runs.checkpoint import list_checkpoints
+from ols.config import Config, config_from
+from ols.files import DamagedFileError, delete
 
 try:
     import fcntl
@@ -19,6 +20,7 @@ except ImportError:  # Windows
 
 # What may change while a run continues, because its results do not depend on it.
 FREE_KEYS = {
+    "run_dir",  # a run may be moved, and its folder spelled in another way
     "resume",
     "profile",
     "data.workers",
@@ -31,53 +33,170 @@ FREE_KEYS = {
 }
 
 
-def prepare_run_dir(run_dir: Path, config: dict[str, Any], resume: str) -> None:
-    """Make sure that what lies in a run's folder is this run; nothing but a dry run is deleted.
+class RunFolder:
+    """Every name in a run's folder.
+
+    Args:
+        path: The folder; nothing is read or made.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.command = self.path / "command.txt"
+        self.environment = self.path / "environment.jsonl"  # one line for each time the command was started
+        self.metrics = self.path / "metrics.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.best = self.checkpoints / "best.json"
+        self.export = self.path / "export"
+        self.evaluation = self.path / "evaluation"
+        self.unreadable_samples = self.path / "unreadable_samples.json"
+        self.nonfinite_samples = self.path / "nonfinite_samples.json"
+        # Beside the folder, so that it stays where it is when the folder is moved or deleted.
+        self.lock = self.path.with_name(f".{self.path.name}.lock")
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def checkpoint(self, epoch: int, step: int | None = None) -> Path:
+        """Return the folder of the checkpoint at the end of an epoch, or after a step inside the next one.
+
+        Names sort as the run goes.
+        """
+        inside = "" if step is None else f"-step-{step:08d}"
+        return self.checkpoints / f"epoch-{epoch:04d}{inside}"
+
+    def list_checkpoints(self) -> list[Path]:
+        """Return the complete checkpoints, oldest first."""
+        return sorted(path for path in self.checkpoints.glob("epoch-*") if path.is_dir() and not path.is_symlink())
+
+    def predictions(self, split: str) -> Path:
+        """Return the file with the predictions of the exported model on a split."""
+        return self.evaluation / f"{split}.safetensors"
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the run has come to its end: its export is the last thing that it writes."""
+        return (self.export / "config.json").is_file()
+
+    def load_config(self) -> Config:
+        """Return the configuration of the run.
+
+        Raises:
+            FileNotFoundError: The folder holds no run.
+            DamagedFileError: The file is no configuration.
+        """
+        if not self.config.is_file():
+            raise FileNotFoundError(f"no run in {self.path}: config.yaml is missing")
+        try:
+            return config_from(yaml.safe_load(self.config.read_text()))
+        except (yaml.YAMLError, UnicodeDecodeError, TypeError, ValueError) as error:
+            raise DamagedFileError(f"{self.config} is damaged, or of another version: {error}") from error
+
+
+@contextmanager
+def claim(run_dir: str | Path, config: Config, resume: str, *, enabled: bool = True) -> Iterator[RunFolder]:
+    """Keep a run's folder for this process, and make sure that what lies there is this run.
+
+    A lock beside the folder is taken before anything is looked at, and held to the end of the block. Nothing but a
+    dry run is deleted.
 
     Args:
         run_dir: Folder of the run.
         config: Resolved configuration.
         resume: `auto` continues the run that is there, `never` moves it aside.
+        enabled: False on every process but the main one, whose lock is that of all.
 
     Raises:
+        RuntimeError: Another process holds the folder; the message says which.
         ValueError: The run that is there has another configuration; the message shows the difference.
+        DamagedFileError: The run that is there has lost its configuration, or it cannot be read.
     """
-    stored = run_dir / "config.yaml"
-    if not stored.exists():
+    folder = RunFolder(run_dir)
+    with _locked(folder.lock, folder.path) if enabled else nullcontext():
+        if enabled:
+            _make_room(folder, config, resume)
+        yield folder
+
+
+@contextmanager
+def _locked(lock: Path, run_dir: Path) -> Iterator[None]:
+    """Hold a lock file, which is deleted at the end; a process that is killed lets go of it."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with lock.open("a+") as file:
+            _take(file, run_dir)
+            if not _is_still_there(file, lock):
+                continue  # whoever held it has deleted it meanwhile
+            file.truncate(0)
+            print(f"process {os.getpid()} on {_host_name()}", file=file, flush=True)
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+            return
+
+
+def _take(file: IO[str], run_dir: Path) -> None:
+    if fcntl is None:
         return
-    before = load_config(run_dir)
-    if before["dry_run"]:
-        shutil.rmtree(run_dir)
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.seek(0)
+        raise RuntimeError(f"another process uses {run_dir}: {file.read().strip()}") from None
+
+
+def _is_still_there(file: IO[str], lock: Path) -> bool:
+    return lock.exists() and os.path.samestat(os.fstat(file.fileno()), lock.stat())
+
+
+def _host_name() -> str:
+    return os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME", "this machine")
+
+
+def _make_room(folder: RunFolder, config: Config, resume: str) -> None:
+    """Move or delete the run that is there, or make sure that it can be continued."""
+    has_checkpoints = bool(folder.list_checkpoints())
+    if not folder.config.is_file() and not has_checkpoints:
         return
-    if resume == "never":
-        aside = next(path for n in range(1, 10**6) if not (path := run_dir.with_name(f"{run_dir.name}.{n}")).exists())
-        run_dir.rename(aside)
-        print(f"moved the earlier run to {aside}")
+    if resume == "never" and not config.dry_run:
+        move_aside(folder)
         return
-    if not list_checkpoints(run_dir / "checkpoints"):
-        return  # stopped before anything was worth keeping
-    if differences := config_differences(before, flatten(config)):
+    if not folder.config.is_file():
+        raise DamagedFileError(
+            f"{folder.config} is missing, so nobody knows whose checkpoints lie beside it. "
+            "Put it back, or move that run aside with --resume never."
+        )
+    before = folder.load_config()
+    if before.dry_run:
+        delete(folder.path)
+    elif has_checkpoints and (differences := config_differences(flat_config(before), flat_config(config))):
         raise ValueError(
-            f"{run_dir} holds a run with another configuration:\n" + "\n".join(differences) + "\n"
+            f"{folder} holds a run with another configuration:\n" + "\n".join(differences) + "\n"
             "Name another folder with --run_dir, or move that run aside with --resume never."
         )
 
 
-def is_complete(run_dir: Path) -> bool:
-    """Return whether a run has come to its end: its export is the last thing that it writes."""
-    return (run_dir / "export" / "config.json").is_file()
+def move_aside(folder: RunFolder) -> None:
+    """Give a run's folder the first name `<name>.<n>` that is free."""
+    path = folder.path
+    aside = next(free for n in range(1, 10**6) if not (free := path.with_name(f"{path.name}.{n}")).exists())
+    path.rename(aside)
+    print(f"moved the earlier run to {aside}")
 
 
-def load_config(run_dir: Path) -> dict[str, Any]:
-    """Return the configuration that a run's folder holds, by dotted keys.
+def flat_config(config: Config) -> dict[str, Any]:
+    """Return a configuration by dotted keys."""
+    return flatten(asdict(config))
 
-    Raises:
-        FileNotFoundError: The folder holds no run.
-    """
-    stored = run_dir / "config.yaml"
-    if not stored.is_file():
-        raise FileNotFoundError(f"no run in {run_dir}: config.yaml is missing")
-    return flatten(yaml.safe_load(stored.read_text()))
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested dictionary by dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
 def config_differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -89,41 +208,11 @@ def config_differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]
     ]
 
 
-@contextmanager
-def sole_owner(run_dir: Path) -> Iterator[None]:
-    """Keep other processes from training in a run's folder, as long as this one lives.
-
-    A launcher that was killed may have left its training behind, which goes on.
-
-    Raises:
-        RuntimeError: Another process trains there.
-    """
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / ".lock").open("a+") as file:
-        if fcntl is not None:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                raise RuntimeError(f"another process trains in {run_dir}: {file.read().strip()}") from None
-            file.truncate(0)
-            print(f"process {os.getpid()} on {os.uname().nodename}", file=file, flush=True)
-        yield
-
-
-def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a nested configuration by dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
-
-
 def describe_conditions(run_dirs: Sequence[Path]) -> str:
     """Return devices, versions, commits and dates of runs in a sentence, from the last attempt of each."""
     records = []
     for run_dir in run_dirs:
-        file = run_dir / "environment.jsonl"
+        file = RunFolder(run_dir).environment
         if file.is_file():
             records.append(json.loads(file.read_text().splitlines()[-1]))
     if not records:

@@ -9,9 +9,11 @@ import yaml
 from torch import Tensor, nn
 
 from ols.data.transforms import Preprocessing
+from ols.files import read_record
 from ols.models.build import build_model
-from ols.runs.checkpoint import list_checkpoints, load_state, load_tensors, read_record
+from ols.runs.checkpoint import load_state, load_tensors
 from ols.runs.export import load_description, load_export
+from ols.runs.folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def find_trained(folder: Path, checkpoint: str = "export") -> Trained:
         return _exported(folder / "export", name=name, output=folder / "evaluation", config=config, learned=best)
     place = best if checkpoint == "best" else folder / "checkpoints" / checkpoint
     if place is None or not (place / "state.json").is_file():
-        known = ", ".join(path.name for path in list_checkpoints(folder / "checkpoints")) or "none"
+        known = ", ".join(path.name for path in RunFolder(folder).list_checkpoints()) or "none"
         raise FileNotFoundError(f"{folder} has no checkpoint {checkpoint!r}; it has: {known}")
     data = config["data"]
     return Trained(
@@ -113,7 +115,7 @@ def find_trained(folder: Path, checkpoint: str = "export") -> Trained:
         architecture=config["model"]["name"],
         preprocessing=Preprocessing(**{key.name: data[key.name] for key in fields(Preprocessing) if key.name in data}),
         classes=None,
-        epoch=load_state(place)["epoch"],
+        epoch=load_state(place)["progress"]["epoch"],
         soft_labels=load_tensors(place, "loss").get("soft_labels"),
         config=config,
     )
@@ -131,7 +133,7 @@ def _exported(
         architecture=description["architecture"],
         preprocessing=Preprocessing(**description["ols"]["preprocessing"]),
         classes=description["pretrained_cfg"]["label_names"],
-        epoch=load_state(learned)["epoch"] if learned else None,
+        epoch=load_state(learned)["progress"]["epoch"] if learned else None,
         soft_labels=load_tensors(learned, "loss").get("soft_labels") if learned else None,
         config=config or {},
     )

@@ -25,7 +25,7 @@ from ols.metrics.posterior import posterior_calibration
 from ols.metrics.resampling import bootstrap_interval, bootstrap_p, holm, resample, sign_flip_test
 from ols.metrics.scaling import TemperatureScaling
 from ols.phantoms import PhantomConfig, known_posterior
-from ols.runs.folder import FREE_KEYS, load_config
+from ols.runs.folder import FREE_KEYS, RunFolder, flat_config
 
 ECE_BINS = 15
 RESAMPLES = 2000
@@ -176,7 +176,7 @@ def load_runs(
     """
     if not run_dirs:
         raise ValueError("no runs")
-    configs = [load_config(run_dir) for run_dir in run_dirs]
+    configs = [flat_config(RunFolder(run_dir).load_config()) for run_dir in run_dirs]
     check_comparable(run_dirs, configs, allow=allow)
     missing = [run_dir for run_dir in run_dirs if not all(map(Path.is_file, _predictions(run_dir)))]
     if missing:

@@ -23,8 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ols.config import Config, parse_config
-from ols.runs.checkpoint import list_checkpoints
-from ols.runs.folder import config_differences, flatten, is_complete, load_config
+from ols.runs.folder import RunFolder, config_differences, flat_config, flatten
 
 POLL_SECONDS = 0.2
 # What a sweep varies, and so what its overrides cannot set.
@@ -102,12 +101,12 @@ class Run:
     @property
     def is_complete(self) -> bool:
         """Whether it has come to its end."""
-        return is_complete(self.run_dir)
+        return RunFolder(self.run_dir).is_complete
 
     @property
     def has_begun(self) -> bool:
         """Whether its folder holds something to continue, or all of it."""
-        return self.is_complete or bool(list_checkpoints(self.run_dir / "checkpoints"))
+        return self.is_complete or bool(RunFolder(self.run_dir).list_checkpoints())
 
 
 @dataclass(frozen=True)
@@ -164,7 +163,7 @@ def plan_runs(sweep: Sweep, source: Path, overrides: Sequence[str] = ()) -> list
         arguments = [*shared, *_options(own)]
         run = Run(run_dir, architecture, arguments, parse_config(source, arguments))
         now = flatten(asdict(run.config))
-        if run.has_begun and (differences := config_differences(load_config(run_dir), now)):
+        if run.has_begun and (differences := config_differences(flat_config(RunFolder(run_dir).load_config()), now)):
             raise ValueError(
                 f"{run_dir} holds a run with another configuration:\n" + "\n".join(differences) + "\n"
                 "Name another folder for the sweep, or remove that run."

@@ -1,6 +1,7 @@
 """What a run records of its evaluations: scalars, figures and tables for TensorBoard, and a line for each epoch."""
 
 from torch import Tensor
+from tqdm import tqdm
 
 from ols.evaluation.evaluate import Evaluation, tagged
 from ols.figures import reliability_diagram, soft_label_heatmap
@@ -19,16 +20,62 @@ class RunLog:
     def __init__(self, tracker: Tracker, classes: list[str], groups: list[str]):
         self.tracker, self.classes, self.groups = tracker, classes, groups
 
-    def evaluations(
+    def epoch(
         self,
         evaluations: dict[str, Evaluation],
         *,
+        values: dict[str, float],
+        soft_labels: Tensor | None,
         images_seen: int,
         epoch: int,
-        values: dict[str, float] | None = None,
     ) -> None:
-        """Record metrics, reliability and most confused pairs of an epoch's weights, beside other values."""
-        self.tracker.log(tagged(evaluations) | (values or {}), images_seen=images_seen, epoch=epoch)
+        """Record the evaluations of an epoch's weights.
+
+        Args:
+            evaluations: By the prefix of their tags.
+            values: What is recorded beside them, by tag.
+            soft_labels: Those that the loss has learned `[K, K]`, where it learns some.
+            images_seen: The place on the x-axis.
+            epoch: The epoch.
+        """
+        self._evaluations(evaluations, values, images_seen=images_seen, epoch=epoch)
+        if soft_labels is not None and self.tracker.enabled:
+            figure = soft_label_heatmap(soft_labels, self.classes, self.groups, title=f"after epoch {epoch}")
+            self.tracker.log_figure("soft_labels/matrix", figure, images_seen=images_seen)
+
+    def test(
+        self, evaluations: dict[str, Evaluation], *, soft_labels: Tensor | None, images_seen: int, epoch: int
+    ) -> None:
+        """Record what the run comes to: the test of the best epoch, its hyperparameters, its soft labels as vectors."""
+        self._evaluations(evaluations, {}, images_seen=images_seen, epoch=epoch)
+        self.tracker.log_end(
+            tagged(evaluations), epoch=epoch, soft_labels=soft_labels, classes=self.classes, groups=self.groups
+        )
+
+    def print_epoch(
+        self, evaluations: dict[str, Evaluation], *, place: str, train_loss: float, images_per_second: float
+    ) -> None:
+        """Print a line for each evaluation of an epoch.
+
+        Args:
+            evaluations: By the prefix of their tags.
+            place: Which epoch of how many.
+            train_loss: Mean training loss at the last reading.
+            images_per_second: Speed of the epoch's training.
+        """
+        for prefix, evaluation in evaluations.items():
+            if self.tracker.enabled:
+                tqdm.write(
+                    epoch_line(
+                        prefix, evaluation, place=place, train_loss=train_loss, images_per_second=images_per_second
+                    )
+                )
+
+    def _evaluations(
+        self, evaluations: dict[str, Evaluation], values: dict[str, float], *, images_seen: int, epoch: int
+    ) -> None:
+        """Record metrics, reliability and most confused pairs, beside other values."""
+        self.tracker.log(tagged(evaluations) | values, images_seen=images_seen, epoch=epoch)
         if not self.tracker.enabled:
             return
         for prefix, evaluation in evaluations.items():
@@ -40,18 +87,6 @@ class RunLog:
             self.tracker.log_confusion(
                 f"{prefix}/most_confused", evaluation.confusion, self.classes, self.groups, images_seen=images_seen
             )
-
-    def soft_labels(self, soft_labels: Tensor | None, *, images_seen: int, epoch: int) -> None:
-        """Record the soft labels `[K, K]` of a loss that has some, as a picture."""
-        if soft_labels is not None and self.tracker.enabled:
-            figure = soft_label_heatmap(soft_labels, self.classes, self.groups, title=f"after epoch {epoch}")
-            self.tracker.log_figure("soft_labels/matrix", figure, images_seen=images_seen)
-
-    def end(self, evaluations: dict[str, Evaluation], *, epoch: int, soft_labels: Tensor | None) -> None:
-        """Record what the run comes to: its row among the hyperparameters, and the soft labels as vectors."""
-        self.tracker.log_end(
-            tagged(evaluations), epoch=epoch, soft_labels=soft_labels, classes=self.classes, groups=self.groups
-        )
 
 
 def epoch_line(prefix: str, evaluation: Evaluation, *, place: str, train_loss: float, images_per_second: float) -> str:

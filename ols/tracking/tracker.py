@@ -4,7 +4,6 @@ import json
 import math
 import os
 import shlex
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -12,6 +11,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from ols.files import append_line, write_file
+from ols.runs.folder import RunFolder
 from ols.tracking import dashboard
 
 FORMAT = 1
@@ -21,15 +22,14 @@ class Tracker:
     """Records a run in its folder; the x-axis is images seen.
 
     Args:
-        run_dir: Folder of the run.
-        config: Resolved configuration.
+        folder: Folder of the run.
+        config: Resolved configuration, as nested dictionaries.
         environment: Versions, device, commit; `command` is the command line.
         enabled: False on every process but the main one, where nothing is written.
     """
 
-    def __init__(self, run_dir: Path, *, config: dict[str, Any], environment: dict[str, Any], enabled: bool):
-        self.run_dir, self.config, self.environment, self.enabled = run_dir, config, environment, enabled
-        self._metrics = run_dir / "metrics.jsonl"
+    def __init__(self, folder: RunFolder, *, config: dict[str, Any], environment: dict[str, Any], enabled: bool):
+        self.folder, self.config, self.environment, self.enabled = folder, config, environment, enabled
         self._writer: SummaryWriter | None = None  # None: nothing is written
 
     def start(self, *, images_seen: int, metrics_bytes: int = 0, purge_from: int = 0) -> None:
@@ -43,17 +43,16 @@ class Tracker:
         """
         if not self.enabled:
             return
-        self.run_dir.mkdir(parents=True, exist_ok=True)
-        self._replace("config.yaml", yaml.safe_dump(self.config, sort_keys=False))
-        attempts = self.run_dir / "environment.jsonl"
-        with attempts.open("a") as file:
-            file.write(json.dumps({"format": FORMAT, "images_seen": images_seen, **self.environment}) + "\n")
-        self._replace("command.txt", shlex.join(self.environment["command"]) + "\n")
-        self._metrics.touch()
-        if self._metrics.stat().st_size > metrics_bytes:
-            os.truncate(self._metrics, metrics_bytes)
-        self._writer = SummaryWriter(str(self.run_dir), purge_step=purge_from)
-        for line in self._metrics.read_text().splitlines():
+        folder, command = self.folder, shlex.join(self.environment["command"])
+        config = yaml.safe_dump(self.config, sort_keys=False)
+        write_file(folder.config, config)
+        append_line(folder.environment, json.dumps({"format": FORMAT, "images_seen": images_seen, **self.environment}))
+        write_file(folder.command, f"{command}\n")
+        folder.metrics.touch()
+        if folder.metrics.stat().st_size > metrics_bytes:
+            os.truncate(folder.metrics, metrics_bytes)
+        self._writer = SummaryWriter(str(folder), purge_step=purge_from)
+        for line in self.folder.metrics.read_text().splitlines():
             record = json.loads(line)
             if record["images_seen"] >= purge_from:
                 values = {tag: math.nan if value is None else value for tag, value in record.items() if "/" in tag}
@@ -61,8 +60,7 @@ class Tracker:
         if images_seen == 0:
             averaged = self.config.get("train", {}).get("ema_decay") is not None
             dashboard.add_layout(self._writer, ["val", "val_ema"] if averaged else ["val"])
-            self.log_text("run/command", f"    {shlex.join(self.environment['command'])}", images_seen=0)
-            config = yaml.safe_dump(self.config, sort_keys=False)
+            self.log_text("run/command", f"    {command}", images_seen=0)
             self.log_text("run/config", f"```\n{config}```", images_seen=0)
 
     def log(self, values: dict[str, float], *, images_seen: int, epoch: int) -> None:
@@ -71,11 +69,7 @@ class Tracker:
             return
         finite = {tag: value if math.isfinite(value) else None for tag, value in values.items()}  # JSON has no NaN
         record = {"format": FORMAT, "epoch": epoch, "images_seen": images_seen, **finite}
-        try:
-            with self._metrics.open("a") as file:
-                file.write(json.dumps(record) + "\n")
-        except OSError as error:  # Python names the file only where it cannot be opened
-            raise OSError(error.errno, f"cannot write: {error.strerror}", str(self._metrics)) from error
+        append_line(self.folder.metrics, json.dumps(record))
         self._add_scalars(values, images_seen)
 
     def log_figure(self, tag: str, figure: Figure, *, images_seen: int) -> None:
@@ -88,7 +82,7 @@ class Tracker:
         if self._writer is None:
             return 0
         self._writer.flush()
-        with self._metrics.open("a") as file:
+        with self.folder.metrics.open("a") as file:
             os.fsync(file.fileno())
             return file.tell()
 
@@ -100,7 +94,7 @@ class Tracker:
     def log_reliability(self, prefix: str, reliability: Tensor, *, images_seen: int) -> None:
         """Record a reliability curve `[15, 3]` of count, mean confidence and accuracy; see `ols.tracking.dashboard`."""
         if self._writer is not None:
-            dashboard.write_perfect(self.run_dir.parent, prefix)
+            dashboard.write_perfect(self.folder.path.parent, prefix)
             dashboard.add_reliability(self._writer, prefix, reliability, images_seen=images_seen)
 
     def log_confusion(
@@ -138,12 +132,6 @@ class Tracker:
         """Flush and close the logs."""
         if self._writer is not None:
             self._writer.close()
-
-    def _replace(self, name: str, contents: str) -> None:
-        """Write a file at once or not at all: a kill leaves the one before."""
-        temporary = self.run_dir / f".{name}.partial"
-        temporary.write_text(contents)
-        temporary.replace(self.run_dir / name)
 
     def _add_scalars(self, values: dict[str, float], images_seen: int) -> None:
         for tag, value in values.items():

@@ -1,199 +1,207 @@
-"""What of a run lies in a checkpoint: everything that the next step depends on, on any number of processes."""
+"""What of a run lies in its checkpoints: everything that the next step depends on, on any number of processes."""
 
 import warnings
 from collections import OrderedDict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from ols.files import DamagedFileError, read_record, write_record
+from ols.losses.base import LabelLoss
 from ols.runs.checkpoint import (
-    DamagedFileError,
     clean_checkpoints,
-    list_checkpoints,
     load_optimizer,
     load_state,
     load_tensors,
     optimizer_tensors,
-    read_record,
+    prune_checkpoints,
     save_checkpoint,
-    write_record,
 )
-
-if TYPE_CHECKING:
-    from ols.training.trainer import Trainer
-
-# Attributes of the trainer that JSON holds.
-SCALARS = (
-    "epoch",
-    "step",
-    "evaluated",
-    "nonfinite_steps",
-    "nonfinite_in_a_row",
-    "images_in_sum",
-    "train_loss",
-    "epoch_values",
-)
+from ols.runs.folder import RunFolder
+from ols.training.progress import Best, Progress
 
 
-def checkpoint_folder(trainer: "Trainer") -> Path:
-    """Return the folder of a checkpoint at the trainer's place: names sort as the run goes."""
-    inside = "" if trainer.at_end_of_epoch else f"-step-{trainer.step:08d}"
-    return trainer.checkpoints / f"{_epoch_name(trainer.epoch)}{inside}"
+@dataclass(frozen=True)
+class RunCheckpoints:
+    """The checkpoints of one run, and the parts of the run that they hold; every process makes the same calls.
 
-
-def best_folder(trainer: "Trainer") -> Path:
-    """Return the checkpoint of the best epoch."""
-    return trainer.checkpoints / _epoch_name(trainer.best.epoch)
-
-
-def save_run(trainer: "Trainer") -> None:
-    """Write a checkpoint; every process hands what it has of its own to the main one, which writes."""
-    accelerator = trainer.accelerator
-    own = {name: value.cpu() for name, value in trainer.own.items()}
-    shares = [own] * accelerator.num_processes
-    if accelerator.num_processes > 1:
-        dist.all_gather_object(shares, own)
-    if accelerator.is_main_process:
-        loss, collected = trainer.loss.state_dict(), trainer.loss.collected()
-        optimizer, optimizer_rest = optimizer_tensors(trainer.optimizer)
-        tensors = {
-            "model": trainer.raw_model.state_dict(),
-            "loss": {name: value for name, value in loss.items() if name not in collected},
-            "optimizer": optimizer,
-        }
-        if trainer.ema is not None:
-            tensors["ema"] = trainer.ema.module.state_dict()
-        tensors |= {_rank_part(rank): share for rank, share in enumerate(shares)}
-        state = {name: getattr(trainer, name) for name in SCALARS} | {
-            "best": vars(trainer.best),
-            "optimizer": optimizer_rest,
-            "loss_metadata": loss._metadata,  # epochs ended, which is no tensor
-            "num_processes": accelerator.num_processes,
-            "data": trainer.fingerprints,
-            "metrics_bytes": trainer.tracker.flush(),
-        }
-        if accelerator.scaler is not None:
-            state["scaler"] = accelerator.scaler.state_dict()
-        save_checkpoint(checkpoint_folder(trainer), tensors, state)
-    accelerator.wait_for_everyone()
-
-
-def record_best(trainer: "Trainer") -> None:
-    """Write down the best epoch by its metric, and that the newest epoch was evaluated; the main process writes."""
-    if trainer.accelerator.is_main_process:
-        split = "val" if trainer.ema is None else "val_ema"
-        record = {
-            "metric": f"{split}/{trainer.config.select_by}",
-            "best": vars(trainer.best),
-            "evaluated": trainer.evaluated,
-            "tested": trainer.tested,
-            "metrics_bytes": trainer.tracker.flush(),
-        }
-        write_record(trainer.checkpoints / "best.json", record)
-
-
-def resume_run(trainer: "Trainer") -> None:
-    """Continue from the newest intact checkpoint of the run, if there is one, and open the logs there.
-
-    Raises:
-        ValueError: The run was trained on other data.
+    Args:
+        folder: The run's folder.
+        accelerator: Says which process this is, and has the gradient scaler of fp16.
+        model: The model itself, not wrapped.
+        average: Moving average of its weights, where there is one.
+        loss: The loss, with what it has learned.
+        optimizer: The optimizer.
+        own: Tensors that each process has of its own, by name; all else is the same on every process.
+        data: Checksums of the data that the run depends on, by split.
+        steps_per_epoch: Optimizer steps of an epoch.
     """
-    found = [_newest_checkpoint(trainer) if trainer.accelerator.is_main_process else None]
-    folder, state = broadcast_object_list(found)[0]
-    if folder is not None:
-        _load(trainer, folder, state)
-        inside = "" if trainer.at_end_of_epoch else f" and {trainer.step} steps"
-        trainer.accelerator.print(f"continuing after epoch {trainer.epoch}{inside} from {folder}")
-    repeated = trainer.evaluated < trainer.epoch  # the evaluation at this place, should it be recorded already
-    trainer.tracker.start(
-        images_seen=trainer.images_seen,
-        metrics_bytes=state["metrics_bytes"] if folder is not None else 0,
-        purge_from=trainer.images_seen + (not repeated),
-    )
+
+    folder: RunFolder
+    accelerator: Accelerator
+    model: nn.Module
+    average: nn.Module | None
+    loss: LabelLoss
+    optimizer: Optimizer
+    own: dict[str, Tensor]
+    data: dict[str, str]
+    steps_per_epoch: int
+
+    def save(self, progress: Progress, metrics_bytes: int) -> None:
+        """Write a checkpoint; every process hands what it has of its own to the main one, which writes.
+
+        Args:
+            progress: How far the run has come.
+            metrics_bytes: Bytes that metrics.jsonl has, on the main process.
+        """
+        accelerator = self.accelerator
+        own = {name: value.cpu() for name, value in self.own.items()}
+        shares = [own] * accelerator.num_processes
+        if accelerator.num_processes > 1:
+            dist.all_gather_object(shares, own)
+        if accelerator.is_main_process:
+            loss, collected = self.loss.state_dict(), self.loss.collected()
+            optimizer, optimizer_rest = optimizer_tensors(self.optimizer)
+            tensors = {
+                "model": self.model.state_dict(),
+                "loss": {name: value for name, value in loss.items() if name not in collected},
+                "optimizer": optimizer,
+            }
+            if self.average is not None:
+                tensors["ema"] = self.average.state_dict()
+            tensors |= {_rank_part(rank): share for rank, share in enumerate(shares)}
+            state = {
+                "progress": asdict(progress),
+                "optimizer": optimizer_rest,
+                "loss_metadata": loss._metadata,  # epochs ended, which is no tensor
+                "num_processes": accelerator.num_processes,
+                "data": self.data,
+                "metrics_bytes": metrics_bytes,
+            }
+            if accelerator.scaler is not None:
+                state["scaler"] = accelerator.scaler.state_dict()
+            inside = progress.step != progress.epoch * self.steps_per_epoch
+            path = self.folder.checkpoint(progress.epoch, progress.step if inside else None)
+            save_checkpoint(path, tensors, state)
+        accelerator.wait_for_everyone()
+
+    def record_best(self, progress: Progress, metric: str, metrics_bytes: int) -> None:
+        """Write down the best epoch, and that the newest epoch was evaluated; the main process writes.
+
+        Args:
+            progress: How far the run has come.
+            metric: Tag of the metric that the best epoch is chosen by.
+            metrics_bytes: Bytes that metrics.jsonl has, on the main process.
+        """
+        if self.accelerator.is_main_process:
+            known = asdict(progress)
+            since = {name: known[name] for name in ("best", "evaluated", "tested")}
+            write_record(self.folder.best, {"metric": metric, **since, "metrics_bytes": metrics_bytes})
+
+    def prune(self, progress: Progress, *, keep_last: int) -> None:
+        """Delete checkpoints that are neither among the newest nor that of the best epoch."""
+        if self.accelerator.is_main_process:
+            prune_checkpoints(self.folder, keep_last=keep_last, keep=self.folder.checkpoint(progress.best.epoch))
+
+    def resume(self) -> tuple[Progress, int]:
+        """Bring all parts to the newest intact checkpoint, if there is one.
+
+        Returns:
+            How far the run has come, and the bytes that metrics.jsonl had there.
+
+        Raises:
+            ValueError: The run was trained on other data.
+        """
+        found = [self._newest() if self.accelerator.is_main_process else None]
+        path, state = broadcast_object_list(found)[0]
+        if path is None:
+            return Progress(), 0
+        self._load(path, state)
+        progress = Progress.load(state["progress"])
+        steps = progress.step - progress.epoch * self.steps_per_epoch
+        inside = f" and {steps} steps of the next" if steps else ""
+        self.accelerator.print(f"continuing after epoch {progress.epoch}{inside} from {path}")
+        return progress, state["metrics_bytes"]
+
+    def load_best(self, progress: Progress) -> None:
+        """Load the weights and soft labels of the best epoch."""
+        path = self.folder.checkpoint(progress.best.epoch)
+        self._load_weights(path, load_state(path))
+
+    def _newest(self) -> tuple[Path | None, dict[str, Any]]:
+        """Return the newest intact checkpoint, and its state, brought up to date if the epoch was evaluated since."""
+        clean_checkpoints(self.folder)
+        intact = self.folder.list_checkpoints()
+        if not intact:
+            self.folder.best.unlink(missing_ok=True)
+            return None, {}
+        newest = intact[-1]
+        state = load_state(newest)
+        self._check_data(newest, state["data"])
+
+        before = state["progress"]
+        try:
+            record = read_record(self.folder.best) if self.folder.best.exists() else None
+        except DamagedFileError as error:
+            warnings.warn(f"{error}; the newest epoch is evaluated again", stacklevel=2)
+            record = None
+        if record is not None and record["evaluated"] > before["epoch"]:
+            self.folder.best.unlink()  # of epochs whose checkpoints are lost
+            record = None
+        if record is not None and newest == self.folder.checkpoint(record["evaluated"]):
+            since = {name: record[name] for name in ("best", "evaluated", "tested")}
+            state |= {"progress": before | since, "metrics_bytes": record["metrics_bytes"]}
+        best = state["progress"]["best"]["epoch"]
+        if best and self.folder.checkpoint(best) not in intact:
+            warnings.warn(f"the best epoch, {best}, is lost: the best is chosen from here on", stacklevel=2)
+            state["progress"] = before | {"best": asdict(Best()), "tested": False}
+        return newest, state
+
+    def _check_data(self, path: Path, before: dict[str, str]) -> None:
+        differing = [split for split, checksum in self.data.items() if checksum != before.get(split)]
+        if differing:
+            raise ValueError(
+                f"{path} was trained on other data: classes, samples or their order differ in "
+                f"{' and '.join(differing)}. Name the folder of the same data set with --data.root, or move that run "
+                "aside with --resume never."
+            )
+
+    def _load(self, path: Path, state: dict[str, Any]) -> None:
+        """Bring the parts to the place of a checkpoint."""
+        accelerator = self.accelerator
+        self._load_weights(path, state)
+        load_optimizer(self.optimizer, load_tensors(path, "optimizer"), state["optimizer"])
+        if accelerator.scaler is not None:
+            accelerator.scaler.load_state_dict(state["scaler"])
+        share = _share(path, state["num_processes"], accelerator.process_index, accelerator.num_processes)
+        for name, value in self.own.items():
+            value.copy_(share[name])
+
+    def _load_weights(self, path: Path, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(load_tensors(path, "model"))
+        if self.average is not None:
+            self.average.load_state_dict(load_tensors(path, "ema"))
+        loss = OrderedDict(load_tensors(path, "loss") | self.loss.collected())
+        loss._metadata = OrderedDict(state["loss_metadata"])
+        self.loss.load_state_dict(loss)
 
 
-def load_best(trainer: "Trainer") -> None:
-    """Load the weights and soft labels of the best epoch."""
-    folder = best_folder(trainer)
-    _load_weights(trainer, folder, load_state(folder))
-
-
-def _newest_checkpoint(trainer: "Trainer") -> tuple[Path | None, dict[str, Any]]:
-    """Return the newest intact checkpoint, and its state, brought up to date if the epoch was evaluated since."""
-    file = trainer.checkpoints / "best.json"
-    clean_checkpoints(trainer.checkpoints)
-    intact = {path.name: path for path in list_checkpoints(trainer.checkpoints)}
-    if not intact:
-        file.unlink(missing_ok=True)
-        return None, {}
-    folder = list(intact.values())[-1]
-    before = load_state(folder) | {"tested": False}
-    _check_data(trainer, folder, before["data"])
-
-    try:
-        record = read_record(file) if file.exists() else None
-    except DamagedFileError as error:
-        warnings.warn(f"{error}; the newest epoch is evaluated again", stacklevel=2)
-        record = None
-    if record is not None and record["evaluated"] > before["epoch"]:
-        file.unlink()  # of epochs whose checkpoints are lost
-        record = None
-    evaluated = record is not None and folder.name == _epoch_name(record["evaluated"])
-    since = {key: record[key] for key in ("best", "evaluated", "tested", "metrics_bytes")} if evaluated else {}
-    state = before | since
-    best = state["best"]["epoch"]
-    if best and _epoch_name(best) not in intact:
-        warnings.warn(f"the best epoch, {best}, is lost: the best is chosen from here on", stacklevel=2)
-        state = before | {"best": vars(type(trainer.best)())}
-    return folder, state
-
-
-def _check_data(trainer: "Trainer", folder: Path, before: dict[str, str]) -> None:
-    differing = [split for split, checksum in trainer.fingerprints.items() if checksum != before[split]]
-    if differing:
-        raise ValueError(
-            f"{folder} was trained on other data: classes, samples or their order differ in {' and '.join(differing)}. "
-            "Name the folder of the same data set with --data.root, or move that run aside with --resume never."
-        )
-
-
-def _load(trainer: "Trainer", folder: Path, state: dict[str, Any]) -> None:
-    """Bring the trainer to the place of a checkpoint."""
-    accelerator = trainer.accelerator
-    _load_weights(trainer, folder, state)
-    load_optimizer(trainer.optimizer, load_tensors(folder, "optimizer"), state["optimizer"])
-    if accelerator.scaler is not None:
-        accelerator.scaler.load_state_dict(state["scaler"])
-    share = _share(folder, state["num_processes"], accelerator.process_index, accelerator.num_processes)
-    for name, value in trainer.own.items():
-        value.copy_(share[name])
-    for name in (*SCALARS, "tested"):
-        setattr(trainer, name, state[name])
-    trainer.best = type(trainer.best)(**state["best"])
-
-
-def _load_weights(trainer: "Trainer", folder: Path, state: dict[str, Any]) -> None:
-    trainer.raw_model.load_state_dict(load_tensors(folder, "model"))
-    if trainer.ema is not None:
-        trainer.ema.module.load_state_dict(load_tensors(folder, "ema"))
-    loss = OrderedDict(load_tensors(folder, "loss") | trainer.loss.collected())
-    loss._metadata = OrderedDict(state["loss_metadata"])
-    trainer.loss.load_state_dict(loss)
-
-
-def _share(folder: Path, written_by: int, rank: int, num_processes: int) -> dict[str, Tensor]:
+def _share(path: Path, written_by: int, rank: int, num_processes: int) -> dict[str, Tensor]:
     """Return what a process had of its own; on another number of processes, what they had together.
 
     Then the sums of all processes go to the first, and zeros to the others; other floating-point tensors, which are
     the running statistics of batch normalisation, are averaged; whole numbers are the first process's.
     """
     if written_by == num_processes:
-        return load_tensors(folder, _rank_part(rank))
-    shares = [load_tensors(folder, _rank_part(number)) for number in range(written_by)]
+        return load_tensors(path, _rank_part(rank))
+    shares = [load_tensors(path, _rank_part(number)) for number in range(written_by)]
     merged = {}
     for name, first in shares[0].items():
         together = torch.stack([share[name] for share in shares])
@@ -202,10 +210,6 @@ def _share(folder: Path, written_by: int, rank: int, num_processes: int) -> dict
         else:
             merged[name] = together.mean(0) if first.is_floating_point() else first
     return merged
-
-
-def _epoch_name(epoch: int) -> str:
-    return f"epoch-{epoch:04d}"
 
 
 def _rank_part(rank: int) -> str:

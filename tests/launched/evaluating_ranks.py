@@ -12,7 +12,7 @@ from ols.data.transforms import Preprocessing
 from ols.evaluation.evaluate import evaluate, predict
 from ols.models.build import build_model
 from ols.training.agreement import Agreement
-from ols.training.trainer import average_batch_statistics
+from ols.training.ddp import average_batch_statistics
 
 
 def test_loader(root, rank, world_size):

@@ -21,7 +21,7 @@ train_step, ids = Trainer.train_step, []
 
 def recording_train_step(self, batch):
     ids.append([self.train_loader.source.sample_id(index) for index in batch["index"].tolist()])
-    if (os.environ.get("STOP_BEFORE_STEP"), RANK + 1) == (str(self.step), self.accelerator.num_processes):
+    if (os.environ.get("STOP_BEFORE_STEP"), RANK + 1) == (str(self.progress.step), self.accelerator.num_processes):
         os.kill(os.getpid(), signal.SIGTERM)
     train_step(self, batch)
 

@@ -5,10 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from ols.files import DamagedFileError
 from ols.runs.checkpoint import (
-    DamagedFileError,
     clean_checkpoints,
-    list_checkpoints,
     load_optimizer,
     load_state,
     load_tensors,
@@ -17,6 +16,7 @@ from ols.runs.checkpoint import (
     save_checkpoint,
     verify_checkpoint,
 )
+from ols.runs.folder import RunFolder
 
 TENSORS = {
     "model": {"weight": torch.arange(600.0).view(20, 30).t(), "count": torch.tensor(3)},
@@ -25,15 +25,20 @@ TENSORS = {
 
 
 @pytest.fixture
-def saved(tmp_path):
-    folder = tmp_path / "epoch-0001"
+def run(tmp_path):
+    return RunFolder(tmp_path)
+
+
+@pytest.fixture
+def saved(run):
+    folder = run.checkpoints / "epoch-0001"
     save_checkpoint(folder, TENSORS, {"epoch": 1, "values": [0.1, None]})
     return folder
 
 
 def test_what_is_loaded_is_what_was_saved(saved):
     verify_checkpoint(saved)
-    assert load_state(saved) == {"format": 1, "epoch": 1, "values": [0.1, None]}
+    assert load_state(saved) == {"format": 1, "name": "epoch-0001", "epoch": 1, "values": [0.1, None]}
     for part, tensors in TENSORS.items():
         loaded = load_tensors(saved, part)
         assert loaded.keys() == tensors.keys()
@@ -46,7 +51,7 @@ def test_what_is_loaded_is_what_was_saved(saved):
     ]
 
 
-def test_every_file_truncated_at_every_quarter_or_with_a_flipped_byte_is_named(saved, tmp_path):
+def test_every_file_truncated_at_every_quarter_or_with_a_flipped_byte_is_named(saved, run):
     cases = 0
     for original in saved.iterdir():
         contents = original.read_bytes()
@@ -54,7 +59,7 @@ def test_every_file_truncated_at_every_quarter_or_with_a_flipped_byte_is_named(s
         truncated = [contents[: size * quarter // 4] for quarter in range(4)]
         flipped = [contents[:n] + bytes([contents[n] ^ 1]) + contents[n + 1 :] for n in range(0, size, size // 20)]
         for number, wrong in enumerate([*truncated, *flipped]):
-            folder = tmp_path / f"epoch-{number + 2:04d}"
+            folder = run.checkpoints / f"epoch-{number + 2:04d}"
             shutil.rmtree(folder, ignore_errors=True)
             shutil.copytree(saved, folder)
             (folder / original.name).write_bytes(wrong)
@@ -69,32 +74,30 @@ def test_every_file_truncated_at_every_quarter_or_with_a_flipped_byte_is_named(s
     verify_checkpoint(saved)
 
 
-def test_a_damaged_checkpoint_is_set_aside_with_a_warning_and_the_others_stay(saved, tmp_path):
-    newer = tmp_path / "epoch-0002"
+def test_a_damaged_checkpoint_is_set_aside_with_a_warning_and_the_others_stay(saved, run):
+    newer = run.checkpoints / "epoch-0002"
     save_checkpoint(newer, TENSORS, {"epoch": 2})
     (newer / "loss.safetensors").write_bytes(b"")
     with pytest.warns(
         UserWarning, match=rf"{newer}/loss\.safetensors has 0 bytes, expected \d+; epoch-0002 is not used"
     ):
-        clean_checkpoints(tmp_path)
-    assert list_checkpoints(tmp_path) == [saved]
-    assert (tmp_path / "damaged-epoch-0002").is_dir()
+        clean_checkpoints(run)
+    assert run.list_checkpoints() == [saved]
+    assert (run.checkpoints / "damaged-epoch-0002").is_dir()
 
 
-def test_a_full_disk_is_a_message_that_names_the_file_and_leaves_the_older_checkpoint(saved, tmp_path):
+def test_a_full_disk_is_a_message_that_names_the_file_and_leaves_the_older_checkpoint(saved, run):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
     try:
-        with pytest.raises(
-            OSError, match=r"cannot write \d+ bytes: File too large.*epoch-0002\.partial/model\.safetensors"
-        ):
-            save_checkpoint(tmp_path / "epoch-0002", TENSORS, {})
+        with pytest.raises(OSError, match=r"cannot write: File too large.*epoch-0002\.partial/model\.safetensors"):
+            save_checkpoint(run.checkpoints / "epoch-0002", TENSORS, {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert list_checkpoints(tmp_path) == [saved]
+    assert run.list_checkpoints() == [saved]
     verify_checkpoint(saved)
-    clean_checkpoints(tmp_path)
-    assert list(tmp_path.iterdir()) == [saved]
+    clean_checkpoints(run)
+    assert list(run.checkpoints.iterdir()) == [saved]
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
@@ -103,25 +106,26 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
         save_checkpoint(tmp_path / "checkpoints" / "epoch-0001", TENSORS, {})
 
 
-def test_a_checkpoint_appears_with_all_its_files_and_not_before(tmp_path, monkeypatch):
-    seen, rename = [], Path.rename
+def test_a_checkpoint_appears_with_all_its_files_and_not_before(run, monkeypatch):
+    seen, replace = [], Path.replace
 
     def looking(self, target):
-        seen.append((sorted(path.name for path in self.iterdir()), list_checkpoints(tmp_path)))
-        return rename(self, target)
+        if self.is_dir():
+            seen.append((sorted(path.name for path in self.iterdir()), run.list_checkpoints()))
+        return replace(self, target)
 
-    monkeypatch.setattr(Path, "rename", looking)
-    save_checkpoint(tmp_path / "epoch-0001", TENSORS, {})
+    monkeypatch.setattr(Path, "replace", looking)
+    save_checkpoint(run.checkpoints / "epoch-0001", TENSORS, {})
     assert seen == [(["loss.safetensors", "manifest.json", "model.safetensors", "state.json"], [])]
 
 
-def test_pruning_keeps_the_newest_and_one_more_and_hides_what_it_deletes(tmp_path, monkeypatch):
+def test_pruning_keeps_the_newest_and_one_more_and_hides_what_it_deletes(run, monkeypatch):
     names = ["epoch-0000-step-00000002", "epoch-0001", "epoch-0001-step-00000005", "epoch-0002", "epoch-0010"]
     for name in names:
-        save_checkpoint(tmp_path / name, TENSORS, {})
-    assert [path.name for path in list_checkpoints(tmp_path)] == names
-    prune_checkpoints(tmp_path, keep_last=2, keep=tmp_path / "epoch-0001")
-    assert [path.name for path in list_checkpoints(tmp_path)] == ["epoch-0001", "epoch-0002", "epoch-0010"]
+        save_checkpoint(run.checkpoints / name, TENSORS, {})
+    assert [path.name for path in run.list_checkpoints()] == names
+    prune_checkpoints(run, keep_last=2, keep=run.checkpoints / "epoch-0001")
+    assert [path.name for path in run.list_checkpoints()] == ["epoch-0001", "epoch-0002", "epoch-0010"]
 
     def killed(path):
         raise KeyboardInterrupt
@@ -129,16 +133,23 @@ def test_pruning_keeps_the_newest_and_one_more_and_hides_what_it_deletes(tmp_pat
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", lambda path, **options: None if options else killed(path))
         with pytest.raises(KeyboardInterrupt):
-            prune_checkpoints(tmp_path, keep_last=1, keep=tmp_path / "epoch-0001")
-    assert [path.name for path in list_checkpoints(tmp_path)] == ["epoch-0001", "epoch-0010"]
-    clean_checkpoints(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"epoch-0001", "epoch-0010"}
+            prune_checkpoints(run, keep_last=1, keep=run.checkpoints / "epoch-0001")
+    assert [path.name for path in run.list_checkpoints()] == ["epoch-0001", "epoch-0010"]
+    clean_checkpoints(run)
+    assert {path.name for path in run.checkpoints.iterdir()} == {"epoch-0001", "epoch-0010"}
+
+
+def test_a_checkpoint_in_the_folder_of_another_is_not_used(saved, run):
+    saved.rename(run.checkpoints / "epoch-0007")
+    with pytest.warns(UserWarning, match=r"epoch-0007 holds the checkpoint epoch-0001; epoch-0007 is not used"):
+        clean_checkpoints(run)
+    assert run.list_checkpoints() == []
 
 
 @pytest.mark.parametrize(
     "build", [lambda p: torch.optim.SGD(p, 0.1, momentum=0.9), lambda p: torch.optim.AdamW(p, 0.1)]
 )
-def test_an_optimizer_continues_with_the_same_bits_and_memory_format(tmp_path, build):
+def test_an_optimizer_continues_with_the_same_bits_and_memory_format(run, build):
     def step(layer, optimizer, seed):
         images = torch.rand(2, 4, 6, 6, generator=torch.Generator().manual_seed(seed))
         layer(images.contiguous(memory_format=torch.channels_last)).square().sum().backward()
@@ -149,12 +160,14 @@ def test_an_optimizer_continues_with_the_same_bits_and_memory_format(tmp_path, b
     optimizers = [build(layer.parameters()) for layer in layers]
     step(layers[0], optimizers[0], 0)
     tensors, rest = optimizer_tensors(optimizers[0])
-    save_checkpoint(tmp_path / "epoch-0001", {"optimizer": tensors, "model": layers[0].state_dict()}, {"rest": rest})
-    layers[1].load_state_dict(load_tensors(tmp_path / "epoch-0001", "model"))
+    save_checkpoint(
+        run.checkpoints / "epoch-0001", {"optimizer": tensors, "model": layers[0].state_dict()}, {"rest": rest}
+    )
+    layers[1].load_state_dict(load_tensors(run.checkpoints / "epoch-0001", "model"))
     load_optimizer(
         optimizers[1],
-        load_tensors(tmp_path / "epoch-0001", "optimizer"),
-        load_state(tmp_path / "epoch-0001")["rest"],
+        load_tensors(run.checkpoints / "epoch-0001", "optimizer"),
+        load_state(run.checkpoints / "epoch-0001")["rest"],
     )
     for seed in (1, 2):
         for layer, optimizer in zip(layers, optimizers, strict=True):

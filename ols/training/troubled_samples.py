@@ -1,0 +1,46 @@
+"""Files that name the samples that made trouble: those that cannot be read, and those of steps that were not finite."""
+
+from collections.abc import Sequence
+
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from tqdm import tqdm
+
+from ols.data.loading import Loader
+from ols.files import DamagedFileError, read_record, write_record
+from ols.runs.folder import RunFolder
+
+
+def list_unreadable(folder: RunFolder, loader: Loader, accelerator: Accelerator) -> None:
+    """Write down which training images could not be read, where the loader skips them; every process calls it."""
+    skipped = gather_object(sorted(loader.skipped))
+    if not (accelerator.is_main_process and skipped):
+        return
+    file = folder.unreadable_samples
+    try:
+        known = read_record(file)["sample_ids"]
+    except DamagedFileError:  # or none yet; every epoch meets all that it skips
+        known = []
+    names = sorted({*known, *map(loader.source.sample_id, skipped)})
+    write_record(file, {"sample_ids": names})
+    if len(names) > len(known):
+        tqdm.write(f"{len(names)} training images could not be read and are skipped: {file}")
+
+
+def list_nonfinite(
+    folder: RunFolder, loader: Loader, accelerator: Accelerator, *, step: int, indices: Sequence[int]
+) -> None:
+    """Write down the samples of a step whose loss or gradient was not finite; every process calls it.
+
+    Args:
+        folder: The run's folder.
+        loader: Of the training split.
+        accelerator: Says which process this is.
+        step: Number of the step.
+        indices: Its samples of this process.
+    """
+    gathered = gather_object(list(indices))
+    if accelerator.is_main_process:
+        names = [loader.source.sample_id(index) for index in gathered]
+        write_record(folder.nonfinite_samples, {"step": step, "sample_ids": names})
+    accelerator.wait_for_everyone()

@@ -1,0 +1,87 @@
+import subprocess
+import sys
+from dataclasses import asdict, replace
+
+import pytest
+import yaml
+
+from ols.config import Config
+from ols.files import DamagedFileError
+from ols.runs.folder import RunFolder, claim
+
+CONFIG = Config(seed=3, loss={"name": "ols", "hard_weight": 0.3}).resolve()
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """A run's folder with a configuration and a checkpoint."""
+    folder = RunFolder(tmp_path / "runs" / "run")
+    folder.checkpoint(1).mkdir(parents=True)
+    folder.config.write_text(yaml.safe_dump(asdict(CONFIG), sort_keys=False))
+    return folder
+
+
+def test_the_configuration_of_a_run_comes_back_as_it_was(begun):
+    assert begun.load_config() == CONFIG
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[1]", "seed: [", "no_such_key: 1", "data: {image_sise: 3}", "train: {epochs: 0}"]
+)
+def test_a_damaged_configuration_is_named(begun, content):
+    begun.config.write_text(content)
+    with pytest.raises(DamagedFileError, match=r"run/config\.yaml is damaged"), claim(begun.path, CONFIG, "auto"):
+        pass
+    with claim(begun.path, CONFIG, "never"):
+        assert not begun.path.exists()
+
+
+def test_checkpoints_without_a_configuration_are_refused_and_can_be_moved_aside(begun):
+    begun.config.unlink()
+    with pytest.raises(DamagedFileError, match=r"config\.yaml is missing"), claim(begun.path, CONFIG, "auto"):
+        pass
+    with claim(begun.path, CONFIG, "never"):
+        assert [path.name for path in begun.path.parent.iterdir()] == [".run.lock", "run.1"]
+
+
+def test_a_run_that_was_moved_continues_and_another_configuration_is_refused(begun):
+    moved = begun.path.rename(begun.path.with_name("elsewhere"))
+    with claim(moved, replace(CONFIG, run_dir=str(moved)), "auto") as folder:
+        assert folder.path == moved
+    with pytest.raises(ValueError, match=r"seed: 3 -> 4\n"), claim(moved, replace(CONFIG, seed=4), "auto"):
+        pass
+    assert [path.name for path in moved.parent.iterdir()] == ["elsewhere"]  # no lock is left
+
+
+def test_a_folder_without_checkpoints_may_be_used_by_another_configuration(begun):
+    begun.checkpoint(1).rmdir()
+    with claim(begun.path, replace(CONFIG, seed=4), "auto"):
+        assert begun.config.exists()
+
+
+def test_a_dry_run_is_deleted(begun):
+    dry = replace(CONFIG, dry_run=True)
+    begun.config.write_text(yaml.safe_dump(asdict(dry)))
+    with claim(begun.path, dry, "never"):
+        assert not begun.path.exists()
+
+
+def test_a_folder_is_one_process_s_as_long_as_it_lives(begun):
+    code = (
+        "import sys, time\nfrom ols.config import Config\nfrom ols.runs.folder import claim\n"
+        "with claim(sys.argv[1], Config(), 'never'): print('claimed', flush=True); time.sleep(100)"
+    )
+    command = [sys.executable, "-c", code, begun.path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline().startswith("moved the earlier run to")
+        assert other.stdout.readline() == "claimed\n"
+        for resume in ("auto", "never"):
+            with (
+                pytest.raises(RuntimeError, match=f"another process uses {begun.path}: process {other.pid} on"),
+                claim(begun.path, CONFIG, resume),
+            ):
+                pass
+        other.kill()
+    with claim(begun.path, CONFIG, "auto"):
+        pass
+    assert [path.name for path in begun.path.parent.iterdir()] == ["run.1"]
