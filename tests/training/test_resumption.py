@@ -75,7 +75,8 @@ def test_a_run_killed_anywhere_again_and_again_ends_with_the_same_bits(train, wh
         ((ols.training.resumption, "write_record", 1), True),
         ((Trainer, "end_step", 1), True),
         ((ols.runs.checkpoint, "delete", 1), False),
-        ((ols.tracking.run_log.RunLog, "test", 1), False)((ols.runs.export, "export_model", 1), False),
+        ((ols.tracking.run_log.RunLog, "test", 1), False),
+        ((ols.runs.export, "export_model", 1), False),
     ]
     _killed(train, monkeypatch, *places)
     broken = train("broken", *OPTIONS)

@@ -25,7 +25,7 @@ from ols.data.sources.formats import open_sources
 from ols.data.sources.pack import open_pack
 from ols.data.transforms import Preprocessing
 
-PACK = Path(__file__).parents[2] / "recipes" / "pack.py"
+PACK = Path(__file__).parents[3] / "recipes" / "pack.py"
 
 
 def _pack(tree, output, *, in_chans=1, **options):
