@@ -31,7 +31,7 @@ from loss_cost import allocated_peak
 from torch import Tensor
 from tqdm import tqdm
 
-from ols.config import TrainConfig
+from ols.config import OptimConfig, TrainConfig
 from ols.data.loaders import build_loaders
 from ols.data.sampling import TrainBatches
 from ols.data.transforms import Preprocessing
@@ -137,9 +137,10 @@ class OurTrainer:
             device="auto" if args.device == "cuda" else "cpu",
         )
         model = _model(args, model_name, compiled=False)  # the trainer compiles
-        optimizer = build_optimizer(model, "sgd", peak_lr=LR, weight_decay=1e-4, momentum=0.9)
+        options = OptimConfig(peak_lr=LR, warmup_epochs=0)
+        optimizer = build_optimizer(model, options)
         steps = loader.batches.steps
-        schedule = build_schedule(optimizer, "cosine", epochs=100, warmup_epochs=0, min_lr=0, steps_per_epoch=steps)
+        schedule = build_schedule(optimizer, options, epochs=100, steps_per_epoch=steps)
         tracker = Tracker(RunFolder(folder), config={}, environment={"command": []}, enabled=True)
         tracker.start(images_seen=0)
         self.trainer = Trainer(

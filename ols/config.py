@@ -38,6 +38,9 @@ class DataConfig:
         aspect: `resize_size` is that of the `shorter` side, of the `longest` with black beside the image, or of both
             sides (`squash`); a pack has one of its own, which must be named.
         in_chans: 1 for grayscale, 3 for RGB.
+        mean: Of each channel, subtracted from intensities in [0, 1]; one number, or three for RGB. By default what the
+            weights expect that the model starts from, and 0.5 for fresh ones.
+        std: Divides intensities then, like `mean`.
         horizontal_flip: Mirror half of the training images; turn it off where laterality matters.
         augment: `radiology` turns, shears and shifts training images a little, and changes contrast, brightness and
             sharpness a little; `randaugment` is RandAugment as for photographs. Neither mirrors.
@@ -62,6 +65,8 @@ class DataConfig:
     resize_size: int | None = None
     aspect: Literal["shorter", "longest", "squash"] = "shorter"
     in_chans: Literal[1, 3] = 1
+    mean: list[float] | None = None
+    std: list[float] | None = None
     horizontal_flip: bool = True
     augment: Literal["none", "radiology", "randaugment"] = "none"
     erase_prob: float = 0.0
@@ -79,6 +84,10 @@ class DataConfig:
                 f"data.sampling {self.sampling} and data.class_weights {self.class_weights} "
                 "both make up for imbalance: choose one"
             )
+
+    def with_normalization(self, mean: Sequence[float], std: Sequence[float]) -> "DataConfig":
+        """Return the options with `mean` and `std` filled in where they are not given."""
+        return replace(self, mean=self.mean or list(mean), std=self.std or list(std))
 
 
 @dataclass(frozen=True)
@@ -113,6 +122,9 @@ class OptimConfig:
         schedule: timm's name of the learning-rate schedule.
         warmup_epochs: Linear warm-up, counted within the epochs of the run.
         min_lr: Learning rate at the start of the warm-up and at the end.
+        head_lr_factor: The head's learning rates are so many times those of the rest.
+        layer_decay: Learning rates fall by this factor from each group of layers to the one before it, from the head
+            to the stem; by default they do not.
     """
 
     name: str = "sgd"
@@ -122,6 +134,14 @@ class OptimConfig:
     schedule: str = "cosine"
     warmup_epochs: float = 1.0
     min_lr: float = 0.0
+    head_lr_factor: float = 1.0
+    layer_decay: float | None = None
+
+    def __post_init__(self):
+        if not self.head_lr_factor > 0:
+            raise ValueError(f"optim.head_lr_factor must be positive, got {self.head_lr_factor}")
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            raise ValueError(f"optim.layer_decay must lie in (0, 1], got {self.layer_decay}")
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def main(options: Namespace) -> None:
     import torch
     from accelerate.utils import broadcast_object_list
 
-    from ols.config import TrainConfig
+    from ols.config import DataConfig, TrainConfig
     from ols.data.loading import Loader
     from ols.data.sampling import EvalBatches
     from ols.data.sources.formats import open_sources
@@ -73,16 +73,16 @@ def main(options: Namespace) -> None:
     work = []
     for run in map(Path, options.runs):
         trained = find_trained(run, options.checkpoint)
-        data = trained.config.get("data", {})
-        root = options.data.root or data.get("root")
-        if root is None:
+        data = trained.config.data if trained.config else DataConfig(root="")
+        root = options.data.root or data.root
+        if not root:
             raise ValueError(f"{run} is an export alone: name its data set with --data.root")
         folder = trained.output
         if options.output:
             folder = Path(options.output, *([trained.name] if len(options.runs) > 1 else []))
         # The temperature is fitted on validation data, whatever is reported.
         found, description = open_sources(
-            root, splits=options.data.splits or data.get("splits"), in_chans=trained.preprocessing.in_chans
+            root, splits=options.data.splits or data.splits, in_chans=trained.preprocessing.in_chans
         )
         accelerator.print(f"{run}: {description}")
         sources = {split: found[split] for split in dict.fromkeys(["val", *options.splits])}

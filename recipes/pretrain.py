@@ -3,7 +3,7 @@
 Read it from top to bottom. To change a run beyond its configuration, copy this file and edit the copy.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,10 +20,13 @@ QUICKSTART = Path(__file__).parent / "configs" / "quickstart.yaml"
 def main(config: Config) -> None:
     """Run one configuration, in a folder that is this run's alone until its export lies there."""
     # Imported here and below because it takes seconds: --help and a wrong key answer at once.
+    from ols.runs.export import start_normalization
     from ols.runs.folder import claim
     from ols.training.machine import build_accelerator
 
     accelerator = build_accelerator(config.train)
+    mean, std = start_normalization(config.model)  # which belong to the weights
+    config = replace(config, data=config.data.with_normalization(mean, std))
     with claim(config.run_dir, config, config.resume, enabled=accelerator.is_main_process) as folder:
         accelerator.wait_for_everyone()
         run(config, accelerator, folder)
@@ -67,7 +70,12 @@ def run(config: Config, accelerator: "Accelerator", folder: "RunFolder") -> None
             config.data.root,
             splits=config.data.splits,
             preprocessing=Preprocessing(
-                config.data.image_size, config.data.resize_size, config.data.in_chans, aspect=config.data.aspect
+                config.data.image_size,
+                config.data.resize_size,
+                config.data.in_chans,
+                config.data.mean,
+                config.data.std,
+                config.data.aspect,
             ),
             horizontal_flip=config.data.horizontal_flip,
             augment=config.data.augment,
@@ -110,17 +118,9 @@ def run(config: Config, accelerator: "Accelerator", folder: "RunFolder") -> None
         loss.double()
 
     # Optimizer
-    optim = config.optim
-    optimizer = build_optimizer(
-        model, optim.name, peak_lr=optim.peak_lr, weight_decay=optim.weight_decay, momentum=optim.momentum
-    )
+    optimizer = build_optimizer(model, config.optim)
     schedule = build_schedule(
-        optimizer,
-        optim.schedule,
-        epochs=config.train.epochs,
-        warmup_epochs=optim.warmup_epochs,
-        min_lr=optim.min_lr,
-        steps_per_epoch=loaders.train.batches.steps,
+        optimizer, config.optim, epochs=config.train.epochs, steps_per_epoch=loaders.train.batches.steps
     )
 
     # Train

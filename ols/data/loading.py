@@ -118,6 +118,10 @@ class Loader:
         self.skipped: set[int] = set()
         self.source, self.preprocessing, self.batches = source, transform.preprocessing, batches
         self.device, self.dtype, self.memory_format = torch.device(device), dtype, memory_format
+        pairs = list(zip(self.preprocessing.mean, self.preprocessing.std, strict=True))
+        # [C, 1, 1] each: from a byte to (byte / 255 - mean) / std
+        self._scale = self._for_channels([1 / (255 * std) for _, std in pairs])
+        self._offset = self._for_channels([-mean / std for mean, std in pairs])
         self._loader = DataLoader(
             TransformedImages(source, transform, augmentation=augmentation, skip_unreadable=skip_unreadable),
             batch_sampler=batches,
@@ -129,6 +133,9 @@ class Loader:
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # its own, so that starting an iterator leaves the global generator alone
         )
+
+    def _for_channels(self, values: list[float]) -> Tensor:
+        return torch.tensor(values, dtype=self.dtype, device=self.device).view(-1, 1, 1)
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -176,11 +183,10 @@ class Loader:
 
     def _to_device(self, batch: dict[str, Tensor]) -> None:
         """Bring images and targets to the device, scale the images, and mix them where they are to be mixed."""
-        scale, offset = 1 / (255 * self.preprocessing.std), -self.preprocessing.mean / self.preprocessing.std
         for name in ("image", "target"):
             batch[name] = batch[name].to(self.device, non_blocking=True)
         image = batch["image"].to(self.dtype, memory_format=self.memory_format)
-        batch["image"] = image.mul_(scale).add_(offset)
+        batch["image"] = image.mul_(self._scale).add_(self._offset)
         if self.mixing is not None:
             batch["image"], batch["target"] = self.mixing(
                 batch["image"], batch["target"], epoch=self.batches.epoch, indices=batch["index"].numpy()

@@ -1,5 +1,6 @@
 """From an 8-bit image of any size to the bytes that a model sees; the randomness of a sample is keyed, not streamed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -60,8 +61,8 @@ class Preprocessing:
         resize_size: Images are resized to this (see `aspect`) before a square of `image_size` is cut out: at random
             in training, from the centre in evaluation. In pixels, >= image_size.
         in_chans: 1 for grayscale, 3 for RGB.
-        mean: Subtracted from intensities in [0, 1].
-        std: Divides intensities in [0, 1] after the mean is subtracted.
+        mean: Of each channel, subtracted from intensities in [0, 1]; a single number is that of all channels.
+        std: Standard deviation of each channel, which divides them then; a single number is that of all channels.
         aspect: `resize_size` is that of the `shorter` side, of the `longest` with black beside the image, or of both
             (`squash`): see `fit`.
     """
@@ -69,8 +70,8 @@ class Preprocessing:
     image_size: int = 224
     resize_size: int = 256
     in_chans: int = 1
-    mean: float = 0.5
-    std: float = 0.5
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.5,)
     aspect: Aspect = "shorter"
 
     def __post_init__(self):
@@ -80,8 +81,25 @@ class Preprocessing:
             raise ValueError(f"resize_size must be at least image_size ({self.image_size}), got {self.resize_size}")
         if self.in_chans not in (1, 3):
             raise ValueError(f"in_chans must be 1 (grayscale) or 3 (RGB), got {self.in_chans}")
-        if self.std <= 0:
-            raise ValueError(f"std must be positive, got {self.std}")
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, for_channels(name, value, self.in_chans))
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be positive, got {list(self.std)}")
+
+
+def for_channels(name: str, values: float | Sequence[float], in_chans: int) -> tuple[float, ...]:
+    """Return a value for each channel: one value is that of all, and those of RGB are averaged for a gray image.
+
+    Raises:
+        ValueError: There are neither one nor three values.
+    """
+    values = tuple(map(float, values)) if isinstance(values, Sequence) else (float(values),)
+    if len(values) not in (1, 3):
+        raise ValueError(f"{name} must have one value, or one for each of three channels, got {list(values)}")
+    if len(values) == in_chans:
+        return values
+    return values * 3 if in_chans == 3 else (sum(values) / 3,)
 
 
 @dataclass(frozen=True)

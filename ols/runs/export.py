@@ -1,17 +1,18 @@
 """A trained model as others can load it: safetensors and a JSON that timm reads, without this package."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from safetensors.torch import load_file, save_file
-from timm.models import adapt_input_conv
-from torch import nn
+from torch import Tensor, nn
 
+from ols.config import ModelConfig
 from ols.data.transforms import Preprocessing
+from ols.files import written_aside
+from ols.models.start import DEFAULT, load_into, pretrained_normalization
 
 FORMAT = 1
 
@@ -40,11 +41,7 @@ def export_model(
         preprocessing: What the model expects to be done to an image.
         metrics: Its results, by tag.
     """
-    unfinished = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    save_file(weights, unfinished / "model.safetensors", metadata={"format": "pt"})
     channels, size = preprocessing.in_chans, preprocessing.image_size
     config = {
         "architecture": architecture,
@@ -58,15 +55,16 @@ def export_model(
             "interpolation": "bilinear",
             "crop_pct": size / preprocessing.resize_size,
             "crop_mode": {"shorter": "center", "longest": "border", "squash": "squash"}[preprocessing.aspect],
-            "mean": [preprocessing.mean] * channels,
-            "std": [preprocessing.std] * channels,
+            "mean": list(preprocessing.mean),
+            "std": list(preprocessing.std),
             "label_names": classes,
         },
         "ols": {"format": FORMAT, "groups": groups, "preprocessing": vars(preprocessing), "metrics": metrics},
     }
-    (unfinished / "config.json").write_text(json.dumps(config, indent=2))
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)
+    with written_aside(folder) as aside:
+        aside.mkdir()
+        save_file(weights, aside / "model.safetensors", metadata={"format": "pt"})
+        (aside / "config.json").write_text(json.dumps(config, indent=2))
 
 
 def load_description(folder: Path) -> dict[str, Any]:
@@ -86,18 +84,27 @@ def load_description(folder: Path) -> dict[str, Any]:
 
 
 def load_export(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """Load an export: the model in eval mode, and its JSON; raises what `load_description` does."""
+    """Load an export, strictly: every tensor of the model comes from its `model.safetensors`, nothing is unpickled.
+
+    Returns:
+        The model in eval mode on the CPU, and its JSON.
+
+    Raises:
+        FileNotFoundError: The folder holds no export.
+        ValueError: The export is of another format, or its tensors are not those of the model.
+    """
     config = load_description(folder)
     with torch.random.fork_rng(devices=[]):  # building draws initial weights that are not kept
-        model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+        model = timm.create_model(config["architecture"], **config["model_args"])
+    try:
+        model.load_state_dict(_load_weights(folder))
+    except RuntimeError as error:
+        raise ValueError(f"{folder} does not hold the weights of {config['architecture']}: {error}") from error
     return model.eval(), config
 
 
 def start_from_export(model: nn.Module, folder: Path) -> str:
-    """Load the weights of an export into a model of the same architecture, to train it further.
-
-    Where the number of classes differs, the model keeps its own head. Between gray and RGB the first convolution is
-    adapted: summed over the channels, or a third of it for each, so that a gray image gives what it gave before.
+    """Load the weights of an export into a model of the same architecture, as `ols.models.start.load_into` does.
 
     Args:
         model: timm's, not wrapped, for 1 or 3 channels.
@@ -110,30 +117,38 @@ def start_from_export(model: nn.Module, folder: Path) -> str:
         FileNotFoundError: The folder holds no export.
         ValueError: The export is of another format or architecture, or its other weights do not fit.
     """
-    if (folder / "export").is_dir():
-        folder = folder / "export"
-    config = load_description(folder)
-    architecture, expected = config["architecture"].split(".")[0], model.pretrained_cfg.get("architecture")
+    folder = find_export(folder)
+    architecture = load_description(folder)["architecture"].split(".")[0]
+    expected = model.pretrained_cfg.get("architecture")
     if architecture != expected:
         raise ValueError(f"{folder} is an export of {architecture}, and the model is {expected}")
-    weights, own = load_file(folder / "model.safetensors"), model.state_dict()
-    line = f"start {len(weights)} tensors of {folder}"
-    for name in _weight_names(model, "first_conv"):
-        if name in weights and (found := weights[name].shape[1:2]) != (wanted := own[name].shape[1:2]):  # not the bias
-            gray = found > wanted
-            weights[name] = adapt_input_conv(1, weights[name]) if gray else weights[name].repeat_interleave(3, 1) / 3
-            line += f"; {name} adapted from {found[0]} to {wanted[0]} channels"
-    misfits = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
-    new = [name for name in misfits if name in _weight_names(model, "classifier")]
-    if new != misfits or weights.keys() - own.keys():
-        names = ", ".join(sorted({*misfits, *(weights.keys() - own.keys())}.difference(new)))
-        raise ValueError(f"{folder} does not fit the model {architecture}: {names}")
-    model.load_state_dict(weights | {name: own[name] for name in new})
-    return line + (f"; new: {', '.join(new)}" if new else "")
+    return load_into(model, _load_weights(folder), str(folder))
 
 
-def _weight_names(model: nn.Module, part: str) -> list[str]:
-    """Return the weights, and biases, of what timm calls a model's `first_conv` or `classifier`."""
-    modules = model.pretrained_cfg.get(part) or ()
-    modules = (modules,) if isinstance(modules, str) else modules
-    return [f"{module}.{name}" for module in modules for name, _ in model.get_submodule(module).named_parameters()]
+def find_export(folder: Path) -> Path:
+    """Return the export of a run, or the folder itself."""
+    return folder / "export" if (folder / "export").is_dir() else folder
+
+
+def start_normalization(start: ModelConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of each channel that the weights expect which a model starts from.
+
+    Args:
+        start: Names timm's weights, a run or an export; fresh weights expect intensities mapped to [-1, 1].
+
+    Raises:
+        FileNotFoundError: The folder holds no export.
+    """
+    if start.init_from:
+        preprocessing = load_description(find_export(Path(start.init_from)))["ols"]["preprocessing"]
+        return tuple(preprocessing["mean"]), tuple(preprocessing["std"])
+    if start.pretrained:
+        return pretrained_normalization(start.name)
+    return (DEFAULT,), (DEFAULT,)
+
+
+def _load_weights(folder: Path) -> dict[str, Tensor]:
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: an export is its weights, and nothing else is read in their place")
+    return load_file(path)

@@ -1,17 +1,16 @@
 """A trained model as it lies on disk: the export of a run, one of its checkpoints, or an export alone."""
 
-import hashlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import yaml
 from torch import Tensor, nn
 
+from ols.config import Config
 from ols.data.transforms import Preprocessing
-from ols.files import read_record
+from ols.files import file_checksum, read_record
 from ols.models.build import build_model
-from ols.runs.checkpoint import load_state, load_tensors
+from ols.models.head import num_outputs
+from ols.runs.checkpoint import load_state, load_tensors, verify_checkpoint
 from ols.runs.export import load_description, load_export
 from ols.runs.folder import RunFolder
 
@@ -29,7 +28,7 @@ class Trained:
         classes: Label of each class, as an export knows it; a checkpoint does not.
         epoch: Epochs it was trained for, where its run knows.
         soft_labels: What its loss had learned by then `[K, K]`, for a loss that learns soft labels.
-        config: Configuration of its run; empty for an export alone.
+        config: Configuration of its run; None for an export alone.
     """
 
     name: str
@@ -40,12 +39,11 @@ class Trained:
     classes: list[str] | None
     epoch: int | None
     soft_labels: Tensor | None
-    config: dict[str, Any]
+    config: Config | None
 
     def checksum(self) -> str:
         """Return a checksum of the weights, BLAKE2b in hexadecimal."""
-        with self.weights.open("rb") as file:
-            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        return file_checksum(self.weights)
 
     def load(self, classes: list[str]) -> nn.Module:
         """Load the model, in eval mode on the CPU.
@@ -60,8 +58,7 @@ class Trained:
         if self.classes is None:
             model = build_model(self.architecture, len(classes), self.preprocessing.in_chans)
             tensors = load_tensors(folder, self.weights.stem)
-            classifier = next(name for name, module in model.named_modules() if module is model.get_classifier())
-            found = len(tensors[f"{classifier}.weight"])
+            found = num_outputs(model, tensors)
             if found != len(classes):
                 raise ValueError(f"{folder} was trained on {found} classes, the data set has {len(classes)}")
             model.load_state_dict(tensors)
@@ -90,30 +87,32 @@ def find_trained(folder: Path, checkpoint: str = "export") -> Trained:
     if (folder / "config.json").is_file():
         if checkpoint != "export":
             raise ValueError(f"{folder} is an export alone, it has no checkpoint {checkpoint!r}")
-        return _exported(folder, name=folder.resolve().name, output=folder / "evaluation")
-    if not (folder / "config.yaml").is_file():
+        return _exported(folder, name=folder.resolve().name, output=RunFolder(folder).evaluation)
+    run = RunFolder(folder)
+    if not run.config.is_file():
         raise FileNotFoundError(f"no run and no export in {folder}: it has neither config.yaml nor config.json")
-    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config = run.load_config()
     name = folder.resolve().name
-    best = _best_checkpoint(folder / "checkpoints")
+    best = _best_checkpoint(run)
     if checkpoint == "export":
-        if not (folder / "export" / "config.json").is_file():
+        if not run.is_complete:
             raise FileNotFoundError(
                 f"{folder} has no export: the run has not ended; "
                 "--checkpoint best evaluates the best epoch that it has reached"
             )
-        return _exported(folder / "export", name=name, output=folder / "evaluation", config=config, learned=best)
-    place = best if checkpoint == "best" else folder / "checkpoints" / checkpoint
+        return _exported(run.export, name=name, output=run.evaluation, config=config, learned=best)
+    place = best if checkpoint == "best" else run.checkpoints / checkpoint
     if place is None or not (place / "state.json").is_file():
-        known = ", ".join(path.name for path in RunFolder(folder).list_checkpoints()) or "none"
+        known = ", ".join(path.name for path in run.list_checkpoints()) or "none"
         raise FileNotFoundError(f"{folder} has no checkpoint {checkpoint!r}; it has: {known}")
-    data = config["data"]
+    data = config.data
+    mean, std = data.mean or Preprocessing.mean, data.std or Preprocessing.std
     return Trained(
         name=name,
         weights=place / ("ema.safetensors" if (place / "ema.safetensors").is_file() else "model.safetensors"),
-        output=folder / "evaluation" / place.name,
-        architecture=config["model"]["name"],
-        preprocessing=Preprocessing(**{key.name: data[key.name] for key in fields(Preprocessing) if key.name in data}),
+        output=run.evaluation / place.name,
+        architecture=config.model.name,
+        preprocessing=Preprocessing(data.image_size, data.resize_size, data.in_chans, mean, std, data.aspect),
         classes=None,
         epoch=load_state(place)["progress"]["epoch"],
         soft_labels=load_tensors(place, "loss").get("soft_labels"),
@@ -122,7 +121,7 @@ def find_trained(folder: Path, checkpoint: str = "export") -> Trained:
 
 
 def _exported(
-    export: Path, *, name: str, output: Path, config: dict[str, Any] | None = None, learned: Path | None = None
+    export: Path, *, name: str, output: Path, config: Config | None = None, learned: Path | None = None
 ) -> Trained:
     """Describe an export; `learned` is the checkpoint that it was made of."""
     description = load_description(export)
@@ -135,14 +134,20 @@ def _exported(
         classes=description["pretrained_cfg"]["label_names"],
         epoch=load_state(learned)["progress"]["epoch"] if learned else None,
         soft_labels=load_tensors(learned, "loss").get("soft_labels") if learned else None,
-        config=config or {},
+        config=config,
     )
 
 
-def _best_checkpoint(folder: Path) -> Path | None:
-    """Return the checkpoint of the best epoch so far, if it is there."""
-    record = folder / "best.json"
-    if not record.is_file():
+def _best_checkpoint(run: RunFolder) -> Path | None:
+    """Return the checkpoint of the best epoch so far, if it is there and intact.
+
+    Raises:
+        DamagedFileError: It is not what was written.
+    """
+    if not run.best.is_file():
         return None
-    best = folder / f"epoch-{read_record(record)['best']['epoch']:04d}"
-    return best if best.is_dir() else None
+    best = run.checkpoint(read_record(run.best)["best"]["epoch"])
+    if not best.is_dir():
+        return None
+    verify_checkpoint(best)
+    return best

@@ -1,41 +1,70 @@
 """Optimizer, learning-rate schedule and moving average: timm's, with steps that can be skipped on the device."""
 
+from typing import Any
+
 import timm.optim
 import timm.scheduler
 import torch
+from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from ols.config import OptimConfig
+from ols.models.head import find_head
+
 FUSED = (SGD, Adam, AdamW)  # one kernel for all parameters, which a flag on the device can stop
 
 
-def build_optimizer(model: nn.Module, name: str, *, peak_lr: float, weight_decay: float, momentum: float) -> Optimizer:
+def build_optimizer(model: nn.Module, options: OptimConfig) -> Optimizer:
     """Build an optimizer; norms and biases are not decayed.
 
     Args:
         model: Whose parameters are trained.
-        name: A name that timm knows; `sgd` is SGD with Nesterov momentum.
-        peak_lr: Learning rate at the end of the warm-up.
-        weight_decay: Weight decay of the other parameters.
-        momentum: Momentum, for optimizers that have one.
+        options: Name, learning rates and decay.
 
     Raises:
         ValueError: timm does not know the name.
     """
+    name = options.name
     if name not in timm.optim.list_optimizers():
         raise ValueError(f"unknown optimizer {name!r}; timm knows {', '.join(timm.optim.list_optimizers())}")
     fused = {"fused": True} if issubclass(timm.optim.get_optimizer_class(name, bind_defaults=False), FUSED) else {}
     optimizer = timm.optim.create_optimizer_v2(
-        model, name, lr=peak_lr, weight_decay=weight_decay, momentum=momentum, **fused
+        parameter_groups(model, options), name, lr=options.peak_lr, momentum=options.momentum, **fused
     )
-    if isinstance(optimizer, SGD) and momentum:
+    if isinstance(optimizer, SGD) and options.momentum:
         # torch leaves these uninitialised if the very first step is skipped; a first step from zeros is the same.
         for parameter in model.parameters():
             if parameter.requires_grad:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
+
+
+def parameter_groups(model: nn.Module, options: OptimConfig) -> list[dict[str, Any]]:
+    """Return the parameters that are trained, in groups of one weight decay and one learning rate.
+
+    `lr_scale` of a group is its learning rate over that of the schedule, which timm's schedules heed.
+
+    Args:
+        model: timm's.
+        options: `weight_decay`, `layer_decay` and `head_lr_factor`.
+    """
+    if options.layer_decay is None:
+        groups = param_groups_weight_decay(model, options.weight_decay)
+    else:
+        groups = param_groups_layer_decay(model, options.weight_decay, layer_decay=options.layer_decay)
+    if options.head_lr_factor == 1:
+        return groups
+    head = {id(parameter) for layer in find_head(model).values() for parameter in layer.parameters()}
+    split = []
+    for group in groups:
+        for factor, inside in ((1.0, False), (options.head_lr_factor, True)):
+            members = [parameter for parameter in group["params"] if (id(parameter) in head) == inside]
+            if members:
+                split.append({**group, "params": members, "lr_scale": factor * group.get("lr_scale", 1.0)})
+    return split
 
 
 def step_unless(optimizer: Optimizer, skip: Tensor) -> None:
@@ -69,27 +98,29 @@ class MovingAverage(ModelEmaV3):
         torch._foreach_add_(averages, moves)
 
 
-def build_schedule(
-    optimizer: Optimizer, name: str, *, epochs: int, warmup_epochs: float, min_lr: float, steps_per_epoch: int
-) -> Scheduler:
+def build_schedule(optimizer: Optimizer, options: OptimConfig, *, epochs: int, steps_per_epoch: int) -> Scheduler:
     """Build a schedule that is a function of the optimizer steps taken: call `step_update(step)` before each step.
 
     Args:
         optimizer: Whose learning rates are set; its current ones are the peak.
-        name: timm's name: `cosine`, `step`, `poly`, `constant`, ...
+        options: Name of the schedule, warm-up and smallest learning rate.
         epochs: Length of the schedule, warm-up included.
-        warmup_epochs: Linear warm-up.
-        min_lr: Learning rate at the end.
         steps_per_epoch: Optimizer steps per epoch, whatever the number of processes.
     """
     schedule, _ = timm.scheduler.create_scheduler_v2(
         optimizer,
-        name,
+        options.schedule,
         num_epochs=epochs,
-        warmup_epochs=warmup_epochs,
-        warmup_lr=min_lr,
-        min_lr=min_lr,
+        warmup_epochs=options.warmup_epochs,
+        warmup_lr=options.min_lr,
+        min_lr=options.min_lr,
         step_on_epochs=False,
         updates_per_epoch=steps_per_epoch,
     )
     return schedule
+
+
+def scheduled_lr(optimizer: Optimizer) -> float:
+    """Return the learning rate of the schedule, whatever the scale of a group."""
+    group = optimizer.param_groups[0]
+    return group["lr"] / group.get("lr_scale", 1.0)

@@ -25,7 +25,7 @@ from ols.training.clock import DATA, StepClock, build_trace
 from ols.training.ddp import average_batch_statistics, settle_gradient_buckets
 from ols.training.interruption import Interrupted, Interruption
 from ols.training.machine import seed_step
-from ols.training.optim import MovingAverage
+from ols.training.optim import MovingAverage, scheduled_lr
 from ols.training.progress import Best, Progress
 from ols.training.resumption import RunCheckpoints
 from ols.training.safe_step import SafeStep, Step
@@ -374,7 +374,7 @@ class Trainer:
         progress.images_in_sum = 0
         values = {
             "train/loss": progress.train_loss,
-            "train/lr": self.optimizer.param_groups[0]["lr"],
+            "train/lr": scheduled_lr(self.optimizer),
             "train/nonfinite_steps": float(progress.nonfinite_steps),
         }
         self.log.tracker.log(values, images_seen=self.images_seen, epoch=progress.epoch)

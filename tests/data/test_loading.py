@@ -47,6 +47,34 @@ def test_bytes_become_minus_one_to_one():
     torch.testing.assert_close(image.flatten(), torch.linspace(-1, 1, 256))
 
 
+@pytest.mark.parametrize(
+    ("in_chans", "mean", "std", "expected"),
+    [
+        (1, (0.25,), (0.5,), [[-0.5, -0.1, 1.5]]),
+        (3, (0.25,), (0.5,), [[-0.5, -0.1, 1.5]] * 3),
+        (3, (0.5, 0.25, 0.0), (0.25, 0.5, 1.0), [[-2, -1.2, 2], [-0.5, -0.1, 1.5], [0, 0.2, 1]]),
+        (1, (0.5, 0.25, 0.0), (0.25, 0.5, 0.75), [[-0.5, -0.1, 1.5]]),  # those of RGB, averaged for gray
+    ],
+)
+def test_channels_are_scaled_by_their_own_mean_and_standard_deviation(in_chans, mean, std, expected):
+    """Of the bytes 0, 51 and 255, which are 0, 0.2 and 1."""
+
+    class Three:
+        classes, groups, targets = ["a"], ["g"], np.zeros(1, np.int64)
+
+        def __len__(self):
+            return 1
+
+        def read(self, index):
+            pixels = np.repeat(np.array([[0], [51], [255]], np.uint8), 3, axis=1)
+            return Image.fromarray(pixels).convert("L" if in_chans == 1 else "RGB")
+
+    preprocessing = Preprocessing(3, 3, in_chans, mean, std)
+    loader = Loader(Three(), EvalTransform(preprocessing), EvalBatches(np.arange(1), batch_size=1))
+    image = next(iter(loader))["image"]
+    torch.testing.assert_close(image[0, :, :, 0], torch.tensor(expected, dtype=torch.float32))
+
+
 def test_a_sample_looks_the_same_whatever_reads_it(tree):
     reference = _by_index(_loaders(tree).train, epoch=2)
     others = [_by_index(_loaders(tree, rank=rank, world_size=2).train, epoch=2) for rank in (0, 1)] + [
@@ -222,6 +250,10 @@ def test_sizes_are_checked():
         Preprocessing(64, 32)
     with pytest.raises(ValueError, match=r"in_chans must be 1 .* got 4"):
         Preprocessing(64, 64, in_chans=4)
+    with pytest.raises(ValueError, match=r"mean must have one value, or one for each of three channels, got \[0\.1, "):
+        Preprocessing(64, 64, mean=(0.1, 0.2))
+    with pytest.raises(ValueError, match=r"std must be positive, got \[0\.0\]"):
+        Preprocessing(64, 64, std=0)
 
 
 def test_ids_and_groups_travel_with_the_loader(tree):

@@ -6,9 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ols.config import ModelConfig
 from ols.data.transforms import Preprocessing
 from ols.models.build import build_model
-from ols.runs.export import export_model, load_export, start_from_export
+from ols.runs.export import export_model, load_export, start_from_export, start_normalization
 
 WITHOUT_OLS = """
 import sys, timm, torch
@@ -120,6 +121,39 @@ def test_a_gray_image_gives_in_rgb_what_it_gave_before_and_back_again(exported):
     gray = build_model("test_resnet", 3, 1).eval()
     assert "; conv1.0.weight adapted from 3 to 1 channels" in start_from_export(gray, folder / "rgb")
     torch.testing.assert_close(gray(images), trained(images))
+
+
+def test_an_export_is_read_from_its_safetensors_alone_and_strictly(exported):
+    _, folder = exported
+    path = folder / "export" / "model.safetensors"
+    weights = load_file(path)
+    save_file({name: value for name, value in weights.items() if name != "fc.bias"}, path)
+    config = json.loads((folder / "export" / "config.json").read_text())
+    config["pretrained_cfg"]["pretrained_strict"] = False
+    (folder / "export" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"(?s)does not hold the weights of test_resnet: .*fc\.bias"):
+        load_export(folder / "export")
+    path.rename(folder / "export" / "pytorch_model.bin")
+    for load in (load_export, lambda export: start_from_export(build_model("test_resnet", 3, 1), export)):
+        with pytest.raises(FileNotFoundError, match=r"model\.safetensors is missing"):
+            load(folder / "export")
+
+
+def test_weights_say_which_mean_and_standard_deviation_they_expect(exported, tmp_path):
+    _, folder = exported
+    rgb = Preprocessing(32, 40, 3, mean=(0.4, 0.5, 0.6), std=(0.1, 0.2, 0.3))
+    details = {"architecture": "test_resnet", "classes": ["a", "b", "c"], "groups": ["x"] * 3, "metrics": {}}
+    export_model(tmp_path / "rgb", build_model("test_resnet", 3, 3), preprocessing=rgb, **details)
+    config = json.loads((tmp_path / "rgb" / "config.json").read_text())["pretrained_cfg"]
+    assert (config["mean"], config["std"]) == ([0.4, 0.5, 0.6], [0.1, 0.2, 0.3])
+    found = start_normalization(ModelConfig(init_from=str(tmp_path / "rgb")))
+    assert found == ((0.4, 0.5, 0.6), (0.1, 0.2, 0.3))
+    gray = Preprocessing(32, 40, 1, *found)
+    assert (gray.mean, gray.std) == (pytest.approx((0.5,)), pytest.approx((0.2,)))  # the means of the three
+    assert start_normalization(ModelConfig(init_from=str(folder))) == ((0.5,), (0.5,))
+    assert start_normalization(ModelConfig(name="resnet50")) == ((0.5,), (0.5,))
+    imagenet = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert start_normalization(ModelConfig(name="resnet18.tv_in1k", pretrained=True)) == imagenet
 
 
 def test_another_architecture_and_weights_that_do_not_fit_are_named(exported):

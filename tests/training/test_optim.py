@@ -4,8 +4,10 @@ import pytest
 import torch
 from timm.utils import ModelEmaV3
 
+from ols.config import OptimConfig
 from ols.models.build import build_model
-from ols.training.optim import MovingAverage, build_optimizer, build_schedule, step_unless
+from ols.runs.checkpoint import load_optimizer, optimizer_tensors
+from ols.training.optim import MovingAverage, build_optimizer, build_schedule, scheduled_lr, step_unless
 
 
 @pytest.mark.parametrize("name", ["resnet50", "mobilenetv2_100", "vgg19"])
@@ -25,14 +27,14 @@ def test_an_unknown_architecture_lists_near_matches():
 
 def test_sgd_has_nesterov_momentum_and_decays_no_norms_or_biases():
     model = build_model("test_resnet", 3)
-    optimizer = build_optimizer(model, "sgd", peak_lr=0.1, weight_decay=0.01, momentum=0.9)
+    optimizer = build_optimizer(model, OptimConfig(name="sgd", peak_lr=0.1, weight_decay=0.01, momentum=0.9))
     decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
     assert {name for name, p in model.named_parameters() if id(p) not in decayed} == {
         name for name, p in model.named_parameters() if p.ndim <= 1
     }
     assert all(group["nesterov"] and group["momentum"] == 0.9 for group in optimizer.param_groups)
     with pytest.raises(ValueError, match="unknown optimizer 'sdg'"):
-        build_optimizer(model, "sdg", peak_lr=0.1, weight_decay=0.0, momentum=0.9)
+        build_optimizer(model, OptimConfig(name="sdg", peak_lr=0.1, weight_decay=0.0, momentum=0.9))
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw", "lamb"])
@@ -40,7 +42,9 @@ def test_a_step_is_skipped_on_the_device_as_if_it_had_not_been(name):
     """Also the very first one, whose momentum torch would leave uninitialised."""
     models = [build_model("test_resnet", 3) for _ in range(2)]
     models[1].load_state_dict(models[0].state_dict())
-    optimizers = [build_optimizer(model, name, peak_lr=0.1, weight_decay=0.01, momentum=0.9) for model in models]
+    optimizers = [
+        build_optimizer(model, OptimConfig(name=name, peak_lr=0.1, weight_decay=0.01, momentum=0.9)) for model in models
+    ]
     generator = torch.Generator().manual_seed(0)
     for skip in (True, False, True, False):
         gradients = [torch.randn(parameter.shape, generator=generator) for parameter in models[0].parameters()]
@@ -60,7 +64,7 @@ def test_sgd_takes_the_steps_of_torchs_own():
     parameter, reference = (torch.nn.Parameter(torch.linspace(-1, 1, 12).view(3, 4)) for _ in range(2))
     layer = torch.nn.Module()
     layer.weight = parameter
-    ours = build_optimizer(layer, "sgd", peak_lr=0.1, weight_decay=0.01, momentum=0.9)
+    ours = build_optimizer(layer, OptimConfig(name="sgd", peak_lr=0.1, weight_decay=0.01, momentum=0.9))
     theirs = torch.optim.SGD([reference], lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01)
     for step in range(5):
         parameter.grad = torch.sin(torch.arange(12.0).view(3, 4) + step)
@@ -93,7 +97,7 @@ def test_the_moving_average_is_timms_and_stands_still_where_a_step_is_skipped():
 def test_the_schedule_is_a_function_of_the_step():
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=0.8)
-    schedule = build_schedule(optimizer, "cosine", epochs=4, warmup_epochs=1, min_lr=0.0, steps_per_epoch=10)
+    schedule = build_schedule(optimizer, OptimConfig(), epochs=4, steps_per_epoch=10)
 
     def lr(step):
         schedule.step_update(step)
@@ -103,3 +107,55 @@ def test_the_schedule_is_a_function_of_the_step():
     assert lr(20) == pytest.approx(0.4)  # half way: half of the peak
     assert lr(39) == pytest.approx(0.4 * (1 + math.cos(math.pi * 39 / 40)))
     assert lr(5) == pytest.approx(0.4)  # back again: no state
+
+
+def _learning_rates(model, optimizer) -> dict[str, float]:
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {names[id(p)]: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+
+
+def _after_steps(model, options, step: int) -> dict[str, float]:
+    optimizer = build_optimizer(model, options)
+    build_schedule(optimizer, options, epochs=4, steps_per_epoch=10).step_update(step)
+    assert scheduled_lr(optimizer) == pytest.approx(_cosine(step))
+    return _learning_rates(model, optimizer)
+
+
+def _cosine(step: int) -> float:
+    """Learning rate of 0.1 after so many of 40 steps, 10 of them warm-up."""
+    return 0.1 * (step / 10 if step < 10 else 0.5 * (1 + math.cos(math.pi * step / 40)))
+
+
+@pytest.mark.parametrize("step", [5, 20])
+def test_the_head_has_a_learning_rate_of_its_own(step):
+    model = build_model("test_resnet", 3)
+    rates = _after_steps(model, OptimConfig(head_lr_factor=10), step)
+    assert rates.keys() == dict(model.named_parameters()).keys()
+    for name, rate in rates.items():
+        assert rate == pytest.approx(_cosine(step) * (10 if name.startswith("fc.") else 1)), name
+
+
+def test_learning_rates_fall_from_the_head_to_the_stem():
+    model = build_model("test_vit", 3)
+    rates = _after_steps(model, OptimConfig(layer_decay=0.5, head_lr_factor=4), 20)
+    blocks = len(model.blocks)
+    expected = {"patch_embed.proj.weight": blocks + 1, "blocks.0.attn.qkv.weight": blocks, "norm.weight": 1}
+    expected |= {f"blocks.{blocks - 1}.mlp.fc1.bias": 1}
+    for name, groups_to_the_head in expected.items():
+        assert rates[name] == pytest.approx(_cosine(20) * 0.5**groups_to_the_head), name
+    assert rates["head.weight"] == pytest.approx(4 * _cosine(20))
+
+
+def test_learning_rates_of_groups_survive_a_checkpoint():
+    model, options = build_model("test_resnet", 3), OptimConfig(layer_decay=0.7, head_lr_factor=3)
+    first, second = build_optimizer(model, options), build_optimizer(model, options)
+    build_schedule(first, options, epochs=4, steps_per_epoch=10).step_update(12)
+    tensors, rest = optimizer_tensors(first)
+    load_optimizer(second, tensors, rest)
+    assert _learning_rates(model, second) == _learning_rates(model, first)
+
+
+@pytest.mark.parametrize(("key", "value"), [("head_lr_factor", 0), ("layer_decay", 0.0), ("layer_decay", 1.2)])
+def test_learning_rates_that_make_no_sense_are_refused_with_their_key(key, value):
+    with pytest.raises(ValueError, match=rf"optim\.{key} must"):
+        OptimConfig(**{key: value})
