@@ -56,6 +56,23 @@ def risk_coverage(curves: dict[str, tuple[np.ndarray, np.ndarray]], *, title: st
     return figure
 
 
+def roc_curve(points: np.ndarray, *, title: str) -> Figure:
+    """Draw the true against the false positive rate.
+
+    Args:
+        points: False and true positive rate, ascending `[P, 2]`; empty where there is no curve.
+        title: Title.
+    """
+    figure = Figure(figsize=(4.5, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--", label="chance")
+    axes.plot(*points.reshape(-1, 2).T, color="#4c78a8", linewidth=1.8, label="model")
+    axes.set(title=title, xlabel="1 - specificity", ylabel="sensitivity", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    axes.grid(color="0.9")
+    axes.legend(loc="lower right", framealpha=0.8, edgecolor="none", fontsize="small")
+    return figure
+
+
 def embedding(coordinates: np.ndarray, labels: np.ndarray, names: list[str], *, title: str) -> Figure:
     """Draw samples as points, coloured by their label, such as a class or a group.
 

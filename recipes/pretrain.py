@@ -27,6 +27,7 @@ def main(config: Config) -> None:
     from ols.runs.environment import cores_per_process, environment_record, seed_everything
     from ols.runs.export import export_model, load_export, start_from_export
     from ols.runs.folder import prepare_run_dir
+    from ols.tasks import build_task
     from ols.tracking.dashboard import comparison_url
     from ols.tracking.tracker import Tracker
     from ols.training.optim import build_optimizer, build_schedule
@@ -78,13 +79,13 @@ def main(config: Config) -> None:
             limit_batches=2 if config.dry_run else None,
             overfit_batches=config.overfit_batches,
         )
-    num_classes = len(loaders.classes)
+    task = build_task(config.task, loaders.classes, loaders.groups)
 
     # Model
-    model = build_model(config.model.name, num_classes, config.data.in_chans, pretrained=config.model.pretrained)
+    model = build_model(config.model.name, task.num_outputs, config.data.in_chans, pretrained=config.model.pretrained)
     if config.model.init_from:
         accelerator.print(start_from_export(model, Path(config.model.init_from)))
-    accelerator.print(f"data  {loaders.description}")
+    accelerator.print(f"data  {loaders.description}\ntask  {task.describe()}")
     accelerator.print(f"{describe_data(loaders)}\n{describe_cost(model, loaders, epochs=config.train.epochs)}")
     model.to(device, dtype, memory_format=memory_format)
     teacher = load_export(Path(config.teacher))[0].to(device, dtype) if config.teacher else None
@@ -92,7 +93,7 @@ def main(config: Config) -> None:
     # Loss
     weights = class_weights(class_counts(loaders.train), config.data.class_weights)
     weight = None if weights is None else torch.tensor(weights, dtype=dtype)
-    loss = build_loss(**config.loss, num_classes=num_classes, weight=weight, reduction="sum")
+    loss = build_loss(**config.loss, num_classes=len(task.classes), weight=weight, reduction="sum")
     if dtype == torch.float64:
         loss.double()
 
@@ -117,6 +118,7 @@ def main(config: Config) -> None:
         config.train,
         seed=config.seed,
         accelerator=accelerator,
+        task=task,
         model=model,
         loss=loss,
         optimizer=optimizer,
@@ -143,6 +145,7 @@ def main(config: Config) -> None:
             groups=loaders.groups,
             preprocessing=loaders.train.preprocessing,
             metrics=tagged(results),
+            task=task.name,
         )
         if config.profile:
             table = trainer.clock.table()
@@ -150,7 +153,7 @@ def main(config: Config) -> None:
             print(f"\n{table}")
         tracker.close()
         print(f"\n{run_dir}, best epoch {best.epoch} of {config.train.epochs} by val {config.train.select_by}")
-        print(result_table(results))
+        print(result_table(results, task))
         print(f"\nexport       {export}\ncurves       tensorboard --logdir {run_dir.parent}")
         print(f"compare      {comparison_url()}")
     accelerator.end_training()

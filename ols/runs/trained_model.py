@@ -28,6 +28,7 @@ class Trained:
         epoch: Epochs it was trained for, where its run knows.
         soft_labels: What its loss had learned by then `[K, K]`, for a loss that learns soft labels.
         config: Configuration of its run; empty for an export alone.
+        task: What it predicts, a name of `ols.tasks.TASKS`.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Trained:
     epoch: int | None
     soft_labels: Tensor | None
     config: dict[str, Any]
+    task: str
 
     def checksum(self) -> str:
         """Return a checksum of the weights, BLAKE2b in hexadecimal."""
@@ -116,6 +118,7 @@ def find_trained(folder: Path, checkpoint: str = "export") -> Trained:
         epoch=load_state(place)["epoch"],
         soft_labels=load_tensors(place, "loss").get("soft_labels"),
         config=config,
+        task=config["task"],
     )
 
 
@@ -134,6 +137,7 @@ def _exported(
         epoch=load_state(learned)["epoch"] if learned else None,
         soft_labels=load_tensors(learned, "loss").get("soft_labels") if learned else None,
         config=config or {},
+        task=description["ols"]["task"],
     )
 
 

@@ -87,7 +87,7 @@ def record_best(trainer: "Trainer") -> None:
     if trainer.accelerator.is_main_process:
         split = "val" if trainer.ema is None else "val_ema"
         record = {
-            "metric": f"{split}/{trainer.config.select_by}",
+            "metric": f"{split}/{trainer.select_by}",
             "best": vars(trainer.best),
             "evaluated": trainer.evaluated,
             "tested": trainer.tested,

@@ -25,9 +25,11 @@ from ols.config import TrainConfig
 from ols.data.loading import Loader
 from ols.evaluation.evaluate import Evaluation, evaluate
 from ols.losses.base import LabelLoss
+from ols.metrics.measures import find_measure
 from ols.runs.checkpoint import prune_checkpoints
 from ols.runs.environment import seed_step
 from ols.runs.folder import sole_owner
+from ols.tasks.task import Task
 from ols.tracking.run_log import RunLog, epoch_line
 from ols.tracking.tracker import Tracker
 from ols.training.agreement import Agreement
@@ -36,8 +38,6 @@ from ols.training.interruption import Interrupted, Interruption
 from ols.training.optim import MovingAverage, step_unless
 from ols.training.resumption import best_folder, load_best, record_best, resume_run, save_run
 from ols.training.safe_step import StepGuard
-
-SMALLER_IS_BETTER = {"nll"}
 
 
 def build_accelerator(config: TrainConfig) -> Accelerator:
@@ -95,7 +95,8 @@ class Trainer:
         config: The loop's configuration.
         seed: Keys dropout and the like, together with epoch, micro-batch and process.
         accelerator: Device, precision and processes.
-        model: From images to logits `[B, K]`, on the device.
+        task: What is predicted, and what is measured of it.
+        model: From images to the task's outputs, on the device.
         loss: With `reduction='sum'`: the trainer divides by the number of images, so that neither the number of
             processes nor accumulation changes what is minimised, class weights included.
         optimizer: Of the model's parameters.
@@ -107,7 +108,8 @@ class Trainer:
         profile: Whether to write a trace of some steps to the run's folder.
 
     Raises:
-        ValueError: The loss reduces otherwise, or lacks the teacher it needs.
+        ValueError: The loss does not fit the task, reduces otherwise, or lacks the teacher it needs; or the measure
+            that is to choose the epoch is none of the task's.
     """
 
     def __init__(
@@ -116,6 +118,7 @@ class Trainer:
         *,
         seed: int,
         accelerator: Accelerator,
+        task: Task,
         model: nn.Module,
         loss: LabelLoss,
         optimizer: Optimizer,
@@ -126,6 +129,7 @@ class Trainer:
         teacher: nn.Module | None = None,
         profile: bool = False,
     ):
+        task.check_loss(loss)
         if loss.reduction != "sum":
             raise ValueError(f"the trainer needs a loss with reduction='sum', got {loss.reduction!r}")
         if loss.needs_teacher and teacher is None:
@@ -136,7 +140,8 @@ class Trainer:
             model = convert_sync_batchnorm(model)  # timm's: torch's drops the activations of BatchNormAct2d
         self.config, self.seed, self.accelerator, self.tracker = config, seed, accelerator, tracker
         self.schedule, self.train_loader, self.val_loader = schedule, train_loader, val_loader
-        self.log = RunLog(tracker, train_loader.source.classes, train_loader.source.groups)
+        self.task, self.select_by = task, task.selecting(config.select_by)
+        self.log = RunLog(tracker, task)
         self.clock = StepClock(accelerator.device)
         self.trace = build_trace(tracker.run_dir, accelerator.process_index, wanted=profile)
         self.checkpoints = tracker.run_dir / "checkpoints"
@@ -425,9 +430,9 @@ class Trainer:
         """Evaluate the epoch's weights, log, and remember whether they are the best."""
         evaluations = self.evaluate(self.val_loader, "val")
         self.log_epoch(evaluations)
-        metric = list(evaluations.values())[-1].metrics[self.config.select_by]
-        sign = -1 if self.config.select_by in SMALLER_IS_BETTER else 1
-        if not self.best.epoch or math.isnan(self.best.metric) or sign * metric > sign * self.best.metric:
+        metric = list(evaluations.values())[-1].metrics[self.select_by]
+        better = find_measure(self.select_by).is_better(metric, than=self.best.metric)
+        if better or math.isnan(self.best.metric):
             self.best = Best(self.epoch, metric)
         self.evaluated = self.epoch
         record_best(self)
@@ -453,7 +458,12 @@ class Trainer:
         with self.interruption.listening():
             return {
                 prefix: evaluate(
-                    model, loader, self.accelerator.autocast, after_batch=leave_if_asked, mark=self.clock.mark
+                    model,
+                    loader,
+                    self.task,
+                    self.accelerator.autocast,
+                    after_batch=leave_if_asked,
+                    mark=self.clock.mark,
                 )
                 for prefix, model in models.items()
             }
@@ -489,13 +499,13 @@ class Trainer:
         """Log metrics, the loss's diagnostics and figures."""
         place = {"images_seen": self.images_seen, "epoch": self.epoch}
         self.log.evaluations(evaluations, values=self.epoch_values, **place)
-        self.log.soft_labels(getattr(self.loss, "soft_labels", None), **place)
+        self.log.soft_labels(self.loss.artifacts().get("soft_labels"), **place)
 
     def log_test(self, evaluations: dict[str, Evaluation]) -> None:
         """Log the best epoch's results on the test split, once however often the command is typed."""
         if not self.tested:
             self.log.evaluations(evaluations, images_seen=self.images_seen, epoch=self.best.epoch)
-            self.log.end(evaluations, epoch=self.best.epoch, soft_labels=getattr(self.loss, "soft_labels", None))
+            self.log.end(evaluations, epoch=self.best.epoch, soft_labels=self.loss.artifacts().get("soft_labels"))
             self.tested = True
             record_best(self)
 
@@ -505,6 +515,7 @@ class Trainer:
             line = epoch_line(
                 prefix,
                 evaluation,
+                self.task,
                 place=f"{self.epoch}/{self.config.epochs}",
                 train_loss=self.train_loss,
                 images_per_second=self.epoch_values["train/images_per_second"],
