@@ -57,8 +57,8 @@ def main(options: Namespace) -> None:
     from ols.data.transforms import EvalTransform
     from ols.evaluation.evaluate import predict
     from ols.evaluation.predictions import are_current, load_predictions, save_predictions
-    from ols.evaluation.report.findings import build_report
-    from ols.evaluation.report.page import write_report
+    from ols.evaluation.report.model_report import build_model_report
+    from ols.evaluation.report.page import write_page
     from ols.runs.environment import cores_per_process, environment_record
     from ols.runs.trained_model import find_trained
     from ols.tasks import build_task
@@ -124,10 +124,9 @@ def main(options: Namespace) -> None:
     if accelerator.is_main_process and options.report:
         for trained, task, folder, _, sources, _ in work:
             predictions = {split: load_predictions(folder / f"{split}.safetensors") for split in sources}
-            report = build_report(trained, predictions, splits=options.splits, conditions=environment)
-            write_report(
-                folder, report, predictions, soft_labels=trained.soft_labels, read=sources[options.splits[-1]].read
-            )
+            report = build_model_report(trained, predictions, task, splits=options.splits, conditions=environment)
+            read = sources[options.splits[-1]].read
+            write_page(folder, report, predictions, task, soft_labels=trained.soft_labels, read=read)
             print(f"{folder / 'report.html'}")
     accelerator.end_training()
 
