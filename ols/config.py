@@ -18,6 +18,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser
 
 from ols.losses import LOSSES, LabelLoss, find_loss
 from ols.phantoms import PhantomConfig
+from ols.tasks import find_task
 
 SWITCHES = ("dry_run", "profile")  # may stand on the command line without a value
 
@@ -159,7 +160,8 @@ class TrainConfig:
         clip_grad_norm: Largest norm of the gradient; `null` does not clip.
         ema_decay: Decay per step of an exponential moving average of the weights. Both are evaluated; the average is
             selected and exported.
-        select_by: Validation metric that chooses the epoch that is tested and exported.
+        select_by: Measure on validation that chooses the epoch that is tested and exported; by default the task's own,
+            `top1` for several classes and `auc` for two.
         early_stop_epochs: End after so many epochs in a row without a better one; `null` trains to the end.
         max_nonfinite_steps: Steps in a row that are skipped because loss or gradient is not finite, before the run
             stops.
@@ -181,7 +183,7 @@ class TrainConfig:
     sync_bn: bool = False
     clip_grad_norm: float | None = None
     ema_decay: float | None = None
-    select_by: Literal["top1", "balanced_accuracy", "nll"] = "top1"
+    select_by: str | None = None
     early_stop_epochs: int | None = None
     max_nonfinite_steps: int = 10
     keep_last: int = 2
@@ -209,6 +211,7 @@ class Config:
     """One run.
 
     Args:
+        task: What is predicted: `multiclass`, one of several classes, or `binary`, which of two.
         run_dir: Folder of the run; by default `runs/<data>-<model>-<loss>-seed<seed>`.
         seed: Seed of initialisation, order and augmentation.
         resume: `auto` continues the run in `run_dir`; `never` moves it aside and starts anew.
@@ -225,6 +228,7 @@ class Config:
         format: Version of this schema.
     """
 
+    task: str = "multiclass"
     run_dir: str | None = None
     seed: int = 0
     resume: Literal["auto", "never"] = "auto"
@@ -241,6 +245,11 @@ class Config:
     format: Literal[1] = 1
 
     def __post_init__(self):
+        task = find_task(self.task)
+        try:
+            task.selecting(self.train.select_by)
+        except ValueError as error:
+            raise ValueError(f"train.select_by: {error}") from error
         mixes = self.data.mixup_alpha or self.data.cutmix_alpha
         if mixes and not find_loss(self.loss["name"]).takes_probabilities:
             raise ValueError(
@@ -253,10 +262,11 @@ class Config:
         data = replace(self.data, resize_size=self.data.resize_size or round(self.data.image_size * 8 / 7))
         name = f"{Path(self.data.root).name}-{self.model.name}-{self.loss['name']}-seed{self.seed}"
         run_dir = self.run_dir or f"runs/{name}"
+        train = replace(self.train, select_by=find_task(self.task).selecting(self.train.select_by))
         if self.dry_run:
-            train = replace(self.train, epochs=1, log_every_steps=1)
+            train = replace(train, epochs=1, log_every_steps=1)
             return replace(self, run_dir=f"{run_dir}-dry_run", resume="never", data=data, train=train)
-        return replace(self, run_dir=run_dir, data=data)
+        return replace(self, run_dir=run_dir, data=data, train=train)
 
 
 def config_from(values: dict[str, Any]) -> Config:
@@ -314,6 +324,7 @@ def parse_config(default: Path, argv: Sequence[str] | None = None) -> Config:
     first = PlainParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", action="append", type=Path)
     first.add_argument("--loss.name", dest="loss_name")
+    first.add_argument("--task")
     for switch in SWITCHES:
         first.add_argument(f"--{switch}", nargs="?", const="true")
     known, overrides = first.parse_known_args(argv)
@@ -324,10 +335,11 @@ def parse_config(default: Path, argv: Sequence[str] | None = None) -> Config:
         if not path.is_file():
             first.error(f"--config: no such file: {path}")
         files = _merge(files, yaml.safe_load(path.read_text()) or {})
+    files["task"] = known.task or files.get("task", "multiclass")
     loss = files.setdefault("loss", {})
-    file_name = loss.setdefault("name", "ols")
-    name = known.loss_name or file_name
     try:
+        file_name = loss.setdefault("name", find_task(files["task"]).default_loss)
+        name = known.loss_name or file_name
         loss_class = find_loss(name)
     except ValueError as error:
         first.error(str(error))

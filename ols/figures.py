@@ -1,5 +1,8 @@
 """Figures, drawn with matplotlib without a screen."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
@@ -53,6 +56,23 @@ def risk_coverage(curves: dict[str, tuple[np.ndarray, np.ndarray]], *, title: st
     axes.grid(color="0.9")
     if curves:
         axes.legend(framealpha=0.8, edgecolor="none", fontsize="small")
+    return figure
+
+
+def roc_curve(points: np.ndarray, *, title: str) -> Figure:
+    """Draw the true against the false positive rate.
+
+    Args:
+        points: False and true positive rate, ascending `[P, 2]`; empty where there is no curve.
+        title: Title.
+    """
+    figure = Figure(figsize=(4.5, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--", label="chance")
+    axes.plot(*points.reshape(-1, 2).T, color="#4c78a8", linewidth=1.8, label="model")
+    axes.set(title=title, xlabel="1 - specificity", ylabel="sensitivity", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    axes.grid(color="0.9")
+    axes.legend(loc="lower right", framealpha=0.8, edgecolor="none", fontsize="small")
     return figure
 
 
@@ -111,28 +131,28 @@ def soft_label_heatmap(soft_labels: Tensor, classes: list[str], groups: list[str
     return figure
 
 
-def calibration_by_group(groups: list[dict]) -> Figure:
+def calibration_by_group(groups: Sequence[Any]) -> Figure:
     """Draw accuracy with its interval, and mean confidence before and after scaling, a line for each group.
 
     Args:
-        groups: Records with `group`, `images`, `accuracy`, `accuracy_low`, `accuracy_high`, and `mean_confidence` under
-            `raw` and `scaled`; drawn in order of accuracy.
+        groups: Records with `name`, `images`, `accuracy`, `accuracy_low`, `accuracy_high`, and `raw` and `scaled`, both
+            with `mean_confidence`; drawn in order of accuracy.
     """
-    ordered = sorted(groups, key=lambda record: record["accuracy"])
+    ordered = sorted(groups, key=lambda record: record.accuracy)
     places = np.arange(len(ordered))
     figure = Figure(figsize=(8, 0.9 + 0.28 * len(ordered)), layout="constrained")
     axes = figure.subplots()
     accuracy, low, high = (
-        np.array([record[key] for record in ordered]) for key in ("accuracy", "accuracy_low", "accuracy_high")
+        np.array([getattr(record, key) for record in ordered]) for key in ("accuracy", "accuracy_low", "accuracy_high")
     )
     axes.hlines(places, low, high, color="#1c2430")
     axes.plot(accuracy, places, "o", color="#1c2430", markersize=5, label="accuracy")
     for name, color, marker in (("raw", "#3b6ea5", "s"), ("scaled", "#c9691b", "D")):
-        confidence = [record[name]["mean_confidence"] or np.nan for record in ordered]
+        confidence = [getattr(record, name).mean_confidence or np.nan for record in ordered]
         axes.plot(
             confidence, places, marker, color=color, markersize=5, markerfacecolor="none", label=f"confidence, {name}"
         )
-    axes.set_yticks(places, [f"{record['group']}  ({record['images']:,})" for record in ordered], fontsize=9)
+    axes.set_yticks(places, [f"{record.name}  ({record.images:,})" for record in ordered], fontsize=9)
     axes.set_ylim(-0.6, len(ordered) - 0.4)
     axes.grid(axis="y", color="0.93")
     axes.set_axisbelow(True)

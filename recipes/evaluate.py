@@ -57,10 +57,11 @@ def main(options: Namespace) -> None:
     from ols.data.transforms import EvalTransform
     from ols.evaluation.evaluate import predict
     from ols.evaluation.predictions import are_current, load_predictions, save_predictions
-    from ols.evaluation.report.findings import build_report
-    from ols.evaluation.report.page import write_report
+    from ols.evaluation.report.model_report import build_model_report
+    from ols.evaluation.report.page import write_page
     from ols.runs.environment import cores_per_process, environment_record
     from ols.runs.trained_model import find_trained
+    from ols.tasks import build_task
     from ols.training.machine import build_accelerator
 
     accelerator = build_accelerator(TrainConfig(device=options.device))
@@ -86,10 +87,11 @@ def main(options: Namespace) -> None:
         )
         accelerator.print(f"{run}: {description}")
         sources = {split: found[split] for split in dict.fromkeys(["val", *options.splits])}
-        work.append((trained, folder, root, sources, trained.load(sources["val"].classes)))
+        task = build_task(trained.task, sources["val"].classes, sources["val"].groups)
+        work.append((trained, task, folder, root, sources, trained.load(task.classes)))
 
     # Predict
-    for trained, folder, root, sources, model in work:
+    for trained, task, folder, root, sources, model in work:
         weights = trained.checksum()
         model.to(accelerator.device)
         for split, source in sources.items():
@@ -112,7 +114,7 @@ def main(options: Namespace) -> None:
                 workers=min(8, cores) if options.data.workers is None else options.data.workers,
                 device=accelerator.device,
             )
-            predictions = predict(model, loader, features=True, autocast=accelerator.autocast)
+            predictions = predict(model, loader, task, features=True, autocast=accelerator.autocast)
             if accelerator.is_main_process:
                 conditions = {**environment, "data": str(root), "split": split, "weights": weights}
                 save_predictions(path, replace(predictions, conditions=conditions))
@@ -120,12 +122,11 @@ def main(options: Namespace) -> None:
 
     # Report, from what was saved
     if accelerator.is_main_process and options.report:
-        for trained, folder, _, sources, _ in work:
+        for trained, task, folder, _, sources, _ in work:
             predictions = {split: load_predictions(folder / f"{split}.safetensors") for split in sources}
-            report = build_report(trained, predictions, splits=options.splits, conditions=environment)
-            write_report(
-                folder, report, predictions, soft_labels=trained.soft_labels, read=sources[options.splits[-1]].read
-            )
+            report = build_model_report(trained, predictions, task, splits=options.splits, conditions=environment)
+            read = sources[options.splits[-1]].read
+            write_page(folder, report, predictions, task, soft_labels=trained.soft_labels, read=read)
             print(f"{folder / 'report.html'}")
     accelerator.end_training()
 

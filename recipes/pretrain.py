@@ -46,6 +46,7 @@ def run(config: Config, accelerator: "Accelerator", folder: "RunFolder") -> None
     from ols.phantoms import write_phantoms
     from ols.runs.environment import cores_per_process, environment_record
     from ols.runs.export import export_model, load_export, start_from_export
+    from ols.tasks import build_task
     from ols.tracking.dashboard import comparison_url
     from ols.tracking.tracker import Tracker
     from ols.training.machine import seed_everything
@@ -99,13 +100,13 @@ def run(config: Config, accelerator: "Accelerator", folder: "RunFolder") -> None
             limit_batches=2 if config.dry_run else None,
             overfit_batches=config.overfit_batches,
         )
-    num_classes = len(loaders.classes)
+    task = build_task(config.task, loaders.classes, loaders.groups)
 
     # Model
-    model = build_model(config.model.name, num_classes, config.data.in_chans, pretrained=config.model.pretrained)
+    model = build_model(config.model.name, task.num_outputs, config.data.in_chans, pretrained=config.model.pretrained)
     if config.model.init_from:
         accelerator.print(start_from_export(model, Path(config.model.init_from)))
-    accelerator.print(f"data  {loaders.description}")
+    accelerator.print(f"data  {loaders.description}\ntask  {task.describe()}")
     accelerator.print(f"{describe_data(loaders)}\n{describe_cost(model, loaders, epochs=config.train.epochs)}")
     model.to(device, dtype, memory_format=memory_format)
     teacher = load_export(Path(config.teacher))[0].to(device, dtype) if config.teacher else None
@@ -113,7 +114,7 @@ def run(config: Config, accelerator: "Accelerator", folder: "RunFolder") -> None
     # Loss
     weights = class_weights(class_counts(loaders.train), config.data.class_weights)
     weight = None if weights is None else torch.tensor(weights, dtype=dtype)
-    loss = build_loss(**config.loss, num_classes=num_classes, weight=weight, reduction="sum")
+    loss = build_loss(**config.loss, num_classes=len(task.classes), weight=weight, reduction="sum")
     if dtype == torch.float64:
         loss.double()
 
@@ -131,6 +132,7 @@ def run(config: Config, accelerator: "Accelerator", folder: "RunFolder") -> None
         seed=config.seed,
         folder=folder,
         accelerator=accelerator,
+        task=task,
         model=model,
         loss=loss,
         optimizer=optimizer,
@@ -156,14 +158,15 @@ def run(config: Config, accelerator: "Accelerator", folder: "RunFolder") -> None
             groups=loaders.groups,
             preprocessing=loaders.train.preprocessing,
             metrics=tagged(results),
+            task=task.name,
         )
         if config.profile:
             table = trainer.clock.table()
             tracker.log_text("run/profile", f"```\n{table}\n```", images_seen=trainer.images_seen)
             print(f"\n{table}")
         tracker.close()
-        print(f"\n{folder}, best epoch {best.epoch} of {config.train.epochs} by val {config.train.select_by}")
-        print(result_table(results))
+        print(f"\n{folder}, best epoch {best.epoch} of {config.train.epochs} by val {trainer.select_by}")
+        print(result_table(results, task))
         print(f"\nexport       {folder.export}\ncurves       tensorboard --logdir {folder.path.parent}")
         print(f"compare      {comparison_url()}")
     accelerator.end_training()

@@ -23,10 +23,10 @@ MAY_IMPORT = {
     "ols.data": {"ols.keyed", "ols.files"},
     "ols.models": {"ols.files"},
     "ols.tasks": {"ols.losses", "ols.metrics", "ols.figures"},
-    "ols.config": {"ols.losses", "ols.phantoms"},  # constructors are the schema of what they construct
+    "ols.config": {"ols.losses", "ols.phantoms", "ols.tasks"},  # constructors are the schema of what they construct
     "ols.runs": {"ols.config", "ols.files", "ols.models", "ols.data.transforms"},
     "ols.evaluation": {"ols.tasks", "ols.metrics", "ols.data", "ols.files", "ols.models", "ols.runs", "ols.figures"},
-    "ols.tracking": {"ols.evaluation", "ols.files", "ols.runs", "ols.figures"},
+    "ols.tracking": {"ols.evaluation", "ols.tasks", "ols.files", "ols.runs", "ols.figures"},
     "ols.audit": {"ols.data", "ols.files"},
     "ols.studies": {
         "ols.evaluation",
@@ -43,6 +43,7 @@ MAY_IMPORT = {
         "ols.evaluation",
         "ols.files",
         "ols.losses",
+        "ols.metrics",
         "ols.models",
         "ols.runs",
         "ols.tasks",
@@ -58,7 +59,9 @@ HEAVY = ("torchmetrics", "torchvision", "timm", "accelerate", "tensorboard", "ma
 LIGHT = {
     "ols.losses": HEAVY,
     "ols.config": HEAVY,
+    "ols.tasks": HEAVY,
     "ols.data": ("torch", "numpy", "PIL", *HEAVY),
+    "ols.metrics.measures": ("torch", "numpy", *HEAVY),
     "ols.phantoms": ("torch", *HEAVY),
 }
 LOSSES_MAY_IMPORT = {"torch"} | set(sys.stdlib_module_names)

@@ -10,29 +10,23 @@ from torch import Tensor, nn
 
 from ols.data.loading import Loader
 from ols.evaluation.predictions import Predictions
-from ols.metrics import ClassificationMetrics, reliability_intervals
+from ols.models.head import find_head
+from ols.tasks.task import Task
 
 Autocast = Callable[[], AbstractContextManager]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the metrics say of a split.
+    """What the task's metric says of a split.
 
     Args:
         metrics: Scalars by name.
-        reliability: Count, mean confidence and accuracy of 15 confidence bins, float64 `[15, 3]` on the CPU.
-        confusion: Counts `[K, K + 1]` of true by predicted class, the last column for no prediction; on the CPU.
+        tables: What is no scalar, by name, on the CPU: of classes, `reliability` and `confusion`.
     """
 
     metrics: dict[str, float]
-    reliability: Tensor
-    confusion: Tensor
-
-    @property
-    def reliability_intervals(self) -> Tensor:
-        """The 95 % interval of each bin's accuracy, float64 `[15, 2]`; NaN where a bin is empty."""
-        return reliability_intervals(self.reliability)
+    tables: dict[str, Tensor]
 
 
 def tagged(evaluations: dict[str, Evaluation]) -> dict[str, float]:
@@ -47,6 +41,7 @@ def tagged(evaluations: dict[str, Evaluation]) -> dict[str, float]:
 def evaluate(
     model: nn.Module,
     loader: Loader,
+    task: Task,
     autocast: Autocast = nullcontext,
     *,
     after_batch: Callable[[], None] = lambda: None,
@@ -57,8 +52,9 @@ def evaluate(
     Called on every process; each reads its share, and each returns the results of all.
 
     Args:
-        model: From images to logits `[B, K]`; not wrapped for distributed training.
+        model: From images to the task's outputs; not wrapped for distributed training.
         loader: The split.
+        task: What is predicted, and what is measured of it.
         autocast: Makes the context of a forward pass, such as `accelerator.autocast`.
         after_batch: Called after each batch, equally often on every process; it may raise to give up.
         mark: Called with "evaluation" after the forward pass of a batch, with "metrics" after what follows.
@@ -66,7 +62,7 @@ def evaluate(
     Raises:
         RuntimeError: The metrics did not see every sample exactly once.
     """
-    metrics = ClassificationMetrics(len(loader.source.classes))
+    metrics = task.build_metric()
     # Apple's GPUs have no float64, which calibration is summed in.
     metrics.to("cpu" if loader.device.type == "mps" else loader.device)
     for batch in _predict_batches(model, loader, autocast):
@@ -80,20 +76,20 @@ def evaluate(
     seen = results["count"] + results["nonfinite"]
     if seen != loader.num_samples:
         raise RuntimeError(f"evaluated {seen:.0f} samples of a split of {loader.num_samples}")
-    with metrics.sync_context():
-        reliability, confusion = metrics.reliability().cpu(), metrics.confusion.cpu()
+    tables = metrics.tables()
     mark("metrics")
-    return Evaluation(results, reliability, confusion)
+    return Evaluation(results, tables)
 
 
 def predict(
-    model: nn.Module, loader: Loader, *, features: bool = False, autocast: Autocast = nullcontext
+    model: nn.Module, loader: Loader, task: Task, *, features: bool = False, autocast: Autocast = nullcontext
 ) -> Predictions:
     """Collect a model's outputs on a split, from all processes, on the CPU.
 
     Args:
         model: A timm model; not wrapped for distributed training.
         loader: The split.
+        task: What is predicted.
         features: Whether to keep the penultimate features, the input of the classifier.
         autocast: Makes the context of a forward pass, such as `accelerator.autocast`.
 
@@ -121,6 +117,7 @@ def predict(
         classes=loader.source.classes,
         groups=loader.source.groups,
         features=whole["features"][order] if features else None,
+        task=task.name,
     )
 
 
@@ -131,9 +128,10 @@ def _predict_batches(
     was_training = model.training
     model.eval()
     inputs: list[Tensor] = []
-    hook = (
-        model.get_classifier().register_forward_pre_hook(lambda _, args: inputs.append(args[0])) if features else None
-    )
+    hook = None
+    if features:
+        head = next(iter(find_head(model).values()))
+        hook = head.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
     try:
         for batch in loader:
             with torch.no_grad(), autocast():

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 FORMAT = 1
-NAMES = ("sample_ids", "classes", "groups", "conditions")  # what is no tensor
+NAMES = ("sample_ids", "classes", "groups", "task", "conditions")  # what is no tensor
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Predictions:
         classes: Label of each class, `[K]`.
         groups: Modality and anatomy of each class, `[K]`.
         features: Penultimate features `[N, D]`, where they were asked for.
+        task: What was predicted, a name of `ols.tasks.TASKS`.
         conditions: How they came about: versions, device, date, commit, and the like.
     """
 
@@ -35,6 +36,7 @@ class Predictions:
     classes: list[str]
     groups: list[str]
     features: Tensor | None = None
+    task: str = "multiclass"
     conditions: dict[str, Any] = field(default_factory=dict)
 
 

@@ -126,6 +126,10 @@ class LabelLoss(nn.Module, ABC):
         """Return this rank's sums of this epoch, themselves and not copies, by name in the state dict; none without."""
         return {}
 
+    def artifacts(self) -> dict[str, Tensor]:
+        """Return what the loss has learned and a run shows, themselves and not copies, by name; none without state."""
+        return {}
+
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """Collect nothing inside: for the second forward pass of SAM, R-Drop or LBFGS."""

@@ -107,6 +107,10 @@ class OnlineLabelSmoothing(LabelLoss):
         """This epoch's numbers of samples predicted correctly, `[K]`, int64."""
         return self._correct_counts[: self.num_classes]
 
+    def artifacts(self) -> dict[str, Tensor]:
+        """Return the soft labels `[K, K]`, row = true class."""
+        return {"soft_labels": self.soft_labels}
+
     def collected(self) -> dict[str, Tensor]:
         """Return this rank's `prob_sums` and `correct_counts`, themselves and not copies."""
         return {"prob_sums": self.prob_sums, "correct_counts": self.correct_counts}

@@ -60,35 +60,19 @@ class CalibrationHistogram(Metric):
             excess = torch.zeros(num_classes, ECE_BINS, dtype=torch.float64)
             self.add_state("classwise_excess", excess, dist_reduce_fx="sum")
 
-    def update(self, logits: Tensor, target: Tensor) -> None:
+    def update(self, logits: Tensor, target: Tensor, prediction: tuple[Tensor, Tensor] | None = None) -> None:
         """Add a batch.
 
         Args:
             logits: Logits `[B, K]`, never probabilities.
             target: Class indices `[B]`.
+            prediction: What `predict` returns of them, where that is known already.
 
         Raises:
             ValueError: The shapes are not `[B, K]` and `[B]`.
         """
-        self._add(logits.detach(), target, *self._predict(logits.detach(), target))
-
-    def _predict(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the highest logit of each row `[B, 1]` and its class `[B]`; NaN and K where a row is not finite."""
-        if logits.ndim != 2 or target.shape != logits.shape[:1] or self.num_classes not in (None, logits.shape[1]):
-            raise ValueError(
-                f"expected logits [B, {self.num_classes or 'K'}] and target [B], "
-                f"got {list(logits.shape)} and {list(target.shape)}"
-            )
-        top = torch.add(logits.amax(dim=1, keepdim=True), logits.amin(dim=1, keepdim=True), alpha=0)
-        top = torch.add(top, top, alpha=0)  # 0 times infinity is NaN
-        # As `argmax`, the first of equals, in less time: comparisons that write numbers are cheap.
-        num_classes = logits.shape[1]
-        reached = torch.ge(logits, top, out=torch.empty_like(logits, dtype=torch.float32))
-        reached = reached.mul_(_descending(num_classes, logits.device)).amax(dim=1)
-        return top, reached.long().neg_().add_(num_classes)
-
-    def _add(self, logits: Tensor, target: Tensor, top: Tensor, predicted: Tensor) -> None:
-        """Add a batch, given what `_predict` returns of it."""
+        logits = logits.detach()
+        top, predicted = self.predict(logits, target) if prediction is None else prediction
         target_shifted = (logits.gather(1, target[:, None]).double() - top.double()).squeeze(1)
         # Half precision in float32
         exps = (logits - top.to(torch.promote_types(logits.dtype, torch.float32))).exp_()  # [B, K]
@@ -106,6 +90,25 @@ class CalibrationHistogram(Metric):
         self.bins.index_add_(0, bin_index, rows[:, :3])
         self.moments.addmm_(rows[:, :2].T, rows)
         self.seen.add_(len(rows))
+
+    def predict(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the highest logit of each row `[B, 1]` and its class `[B]`; NaN and K where a row is not finite.
+
+        Raises:
+            ValueError: The shapes are not `[B, K]` and `[B]`.
+        """
+        if logits.ndim != 2 or target.shape != logits.shape[:1] or self.num_classes not in (None, logits.shape[1]):
+            raise ValueError(
+                f"expected logits [B, {self.num_classes or 'K'}] and target [B], "
+                f"got {list(logits.shape)} and {list(target.shape)}"
+            )
+        top = torch.add(logits.amax(dim=1, keepdim=True), logits.amin(dim=1, keepdim=True), alpha=0)
+        top = torch.add(top, top, alpha=0)  # 0 times infinity is NaN
+        # As `argmax`, the first of equals, in less time: comparisons that write numbers are cheap.
+        num_classes = logits.shape[1]
+        reached = torch.ge(logits, top, out=torch.empty_like(logits, dtype=torch.float32))
+        reached = reached.mul_(_descending(num_classes, logits.device)).amax(dim=1)
+        return top, reached.long().neg_().add_(num_classes)
 
     def _add_classwise(self, probs: Tensor, target: Tensor) -> None:
         bin_index = (probs * ECE_BINS).ceil_().long().sub_(1).clamp_(min=0)

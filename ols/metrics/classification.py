@@ -1,13 +1,14 @@
-"""The metric that every run reports."""
+"""What every run of a classifier reports."""
 
 import torch
 from torch import Tensor
 
 from ols.metrics.accuracy import accuracies
 from ols.metrics.calibration import CalibrationHistogram
+from ols.metrics.composed import ComposedMetric
 
 
-class ClassificationMetrics(CalibrationHistogram):
+class ClassificationMetrics(ComposedMetric):
     """Accuracy and calibration from one pass over the logits; the state does not grow with the number of samples.
 
     Results: those of `CalibrationHistogram`, those of `accuracies`, and `top5`: the fraction of rows where
@@ -19,17 +20,24 @@ class ClassificationMetrics(CalibrationHistogram):
 
     Args:
         num_classes: K.
-        kwargs: Other arguments of `CalibrationHistogram`.
+        classwise: Whether to sum what `ece_classwise` needs, see `CalibrationHistogram`.
+        kwargs: Arguments of `torchmetrics.Metric`.
 
     Raises:
         ValueError: `num_classes` is not positive.
     """
 
+    higher_is_better = None
+    is_differentiable = False
+    full_state_update = False
+
     confusion: Tensor  # [K, K + 1] int64: true class by predicted class, the last column for no prediction
     ranks: Tensor  # [K + 1] int64: rows by how many logits reach the target's; 0 for no prediction
 
-    def __init__(self, num_classes: int, **kwargs):
-        super().__init__(num_classes, **kwargs)
+    def __init__(self, num_classes: int, *, classwise: bool = False, **kwargs):
+        super().__init__(**kwargs)
+        self.num_classes = num_classes
+        self.histogram = CalibrationHistogram(num_classes, classwise=classwise, **kwargs)
         confusion = torch.zeros(num_classes, num_classes + 1, dtype=torch.int64)
         self.add_state("confusion", confusion, dist_reduce_fx="sum")
         self.add_state("ranks", torch.zeros(num_classes + 1, dtype=torch.int64), dist_reduce_fx="sum")
@@ -45,8 +53,8 @@ class ClassificationMetrics(CalibrationHistogram):
             ValueError: The shapes are not `[B, K]` and `[B]`.
         """
         logits = logits.detach()
-        top, predicted = self._predict(logits, target)
-        self._add(logits, target, top, predicted)
+        top, predicted = prediction = self.histogram.predict(logits, target)
+        self.histogram.update(logits, target, prediction)
         target_logit = torch.add(logits.gather(1, target[:, None]), top, alpha=0)  # NaN where a row is not finite
         reached = torch.ge(logits, target_logit, out=torch.empty_like(logits, dtype=torch.float32))
         ones = torch.ones_like(predicted)
@@ -58,4 +66,14 @@ class ClassificationMetrics(CalibrationHistogram):
         """Return the results as scalars, on the CPU."""
         confusion = self.confusion.cpu()
         top5 = self.ranks[1:6].sum().cpu() / confusion.sum().double()
-        return {"top5": top5, **accuracies(confusion), **super().compute()}
+        return {"top5": top5, **accuracies(confusion), **self.histogram.compute()}
+
+    def tables(self) -> dict[str, Tensor]:
+        """Return what is no scalar, of all processes, on the CPU.
+
+        Returns:
+            `reliability`: count, mean confidence and accuracy of 15 confidence bins, float64 `[15, 3]`; `confusion`:
+            counts of true by predicted class, the last column for no prediction, int64 `[K, K + 1]`.
+        """
+        with self.histogram.sync_context(), self.sync_context():
+            return {"reliability": self.histogram.reliability().cpu(), "confusion": self.confusion.cpu()}

@@ -26,11 +26,12 @@ def export_model(
     groups: list[str],
     preprocessing: Preprocessing,
     metrics: dict[str, float],
+    task: str = "multiclass",
 ) -> None:
     """Write an export, which `timm.create_model("local-dir:<folder>", pretrained=True)` loads.
 
-    It is `model.safetensors` and `config.json`. What timm has no key for stands under `ols` in the JSON: groups, the
-    whole preprocessing, metrics.
+    It is `model.safetensors` and `config.json`. What timm has no key for stands under `ols` in the JSON: task, groups,
+    the whole preprocessing, metrics.
 
     Args:
         folder: Where to: complete or absent, and replaced if it is there.
@@ -40,6 +41,7 @@ def export_model(
         groups: Modality and anatomy of each class.
         preprocessing: What the model expects to be done to an image.
         metrics: Its results, by tag.
+        task: What it predicts, a name of `ols.tasks.TASKS`.
     """
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     channels, size = preprocessing.in_chans, preprocessing.image_size
@@ -59,7 +61,13 @@ def export_model(
             "std": list(preprocessing.std),
             "label_names": classes,
         },
-        "ols": {"format": FORMAT, "groups": groups, "preprocessing": vars(preprocessing), "metrics": metrics},
+        "ols": {
+            "format": FORMAT,
+            "task": task,
+            "groups": groups,
+            "preprocessing": vars(preprocessing),
+            "metrics": metrics,
+        },
     }
     with written_aside(folder) as aside:
         aside.mkdir()

@@ -29,6 +29,7 @@ class Trained:
         epoch: Epochs it was trained for, where its run knows.
         soft_labels: What its loss had learned by then `[K, K]`, for a loss that learns soft labels.
         config: Configuration of its run; None for an export alone.
+        task: What it predicts, a name of `ols.tasks.TASKS`.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Trained:
     epoch: int | None
     soft_labels: Tensor | None
     config: Config | None
+    task: str
 
     def checksum(self) -> str:
         """Return a checksum of the weights, BLAKE2b in hexadecimal."""
@@ -117,6 +119,7 @@ def find_trained(folder: Path, checkpoint: str = "export") -> Trained:
         epoch=load_state(place)["progress"]["epoch"],
         soft_labels=load_tensors(place, "loss").get("soft_labels"),
         config=config,
+        task=config.task,
     )
 
 
@@ -135,6 +138,7 @@ def _exported(
         epoch=load_state(learned)["progress"]["epoch"] if learned else None,
         soft_labels=load_tensors(learned, "loss").get("soft_labels") if learned else None,
         config=config,
+        task=description["ols"]["task"],
     )
 
 

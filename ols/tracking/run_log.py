@@ -4,7 +4,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ols.evaluation.evaluate import Evaluation, tagged
-from ols.figures import reliability_diagram, soft_label_heatmap
+from ols.figures import soft_label_heatmap
+from ols.tasks.task import Task
 from ols.tracking.tracker import Tracker
 
 
@@ -13,12 +14,11 @@ class RunLog:
 
     Args:
         tracker: Where the run is recorded.
-        classes: Label of each class.
-        groups: Modality and anatomy of each class.
+        task: What is predicted.
     """
 
-    def __init__(self, tracker: Tracker, classes: list[str], groups: list[str]):
-        self.tracker, self.classes, self.groups = tracker, classes, groups
+    def __init__(self, tracker: Tracker, task: Task):
+        self.tracker, self.task, self.classes, self.groups = tracker, task, task.classes, task.groups
 
     def epoch(
         self,
@@ -67,38 +67,42 @@ class RunLog:
             if self.tracker.enabled:
                 tqdm.write(
                     epoch_line(
-                        prefix, evaluation, place=place, train_loss=train_loss, images_per_second=images_per_second
+                        prefix,
+                        evaluation,
+                        self.task,
+                        place=place,
+                        train_loss=train_loss,
+                        images_per_second=images_per_second,
                     )
                 )
 
     def _evaluations(
         self, evaluations: dict[str, Evaluation], values: dict[str, float], *, images_seen: int, epoch: int
     ) -> None:
-        """Record metrics, reliability and most confused pairs, beside other values."""
+        """Record metrics, figures and most confused pairs, beside other values."""
         self.tracker.log(tagged(evaluations) | values, images_seen=images_seen, epoch=epoch)
         if not self.tracker.enabled:
             return
         for prefix, evaluation in evaluations.items():
             title = f"{prefix}, epoch {epoch}, N = {evaluation.metrics['count']:.0f}"
-            intervals = evaluation.reliability_intervals
-            figure = reliability_diagram(evaluation.reliability, title=title, intervals=intervals)
-            self.tracker.log_figure(f"{prefix}/reliability", figure, images_seen=images_seen)
-            self.tracker.log_reliability(prefix, evaluation.reliability, images_seen=images_seen)
-            self.tracker.log_confusion(
-                f"{prefix}/most_confused", evaluation.confusion, self.classes, self.groups, images_seen=images_seen
-            )
+            for name, figure in self.task.draw(evaluation.tables, title=title).items():
+                self.tracker.log_figure(f"{prefix}/{name}", figure, images_seen=images_seen)
+            if "reliability" in evaluation.tables:
+                self.tracker.log_reliability(prefix, evaluation.tables["reliability"], images_seen=images_seen)
+            if "confusion" in evaluation.tables:
+                confusion = evaluation.tables["confusion"]
+                self.tracker.log_confusion(
+                    f"{prefix}/most_confused", confusion, self.classes, self.groups, images_seen=images_seen
+                )
 
 
-def epoch_line(prefix: str, evaluation: Evaluation, *, place: str, train_loss: float, images_per_second: float) -> str:
+def epoch_line(
+    prefix: str, evaluation: Evaluation, task: Task, *, place: str, train_loss: float, images_per_second: float
+) -> str:
     """Return the line that a run prints of an epoch."""
     metrics = evaluation.metrics
-    line = (
-        f"epoch {place}  train loss {train_loss:.3f}  {prefix} "
-        f"top1 {metrics['top1']:.1%}  top5 {metrics['top5']:.1%}  balanced {metrics['balanced_accuracy']:.1%}  "
-        f"nll {metrics['nll']:.3f}  "
-        f"ece {metrics['ece']:.3f} ({metrics['ece_low']:.3f}-{metrics['ece_high']:.3f}, null "
-        f"{metrics['ece_null']:.3f})  {images_per_second:.0f} img/s"
-    )
+    line = f"epoch {place}  train loss {train_loss:.3f}  {prefix} {task.epoch_text(metrics)}"
+    line += f"  {images_per_second:.0f} img/s"
     if metrics["nonfinite"]:
-        line += f"  ({metrics['nonfinite']:.0f} samples with non-finite logits)"
+        line += f"  ({metrics['nonfinite']:.0f} samples with non-finite outputs)"
     return line

@@ -17,7 +17,9 @@ from ols.config import TrainConfig
 from ols.data.loading import Loader
 from ols.evaluation.evaluate import Evaluation, evaluate
 from ols.losses.base import LabelLoss
+from ols.metrics.measures import find_measure
 from ols.runs.folder import RunFolder
+from ols.tasks.task import Task
 from ols.tracking.run_log import RunLog
 from ols.tracking.tracker import Tracker
 from ols.training.agreement import Agreement
@@ -30,8 +32,6 @@ from ols.training.progress import Best, Progress
 from ols.training.resumption import RunCheckpoints
 from ols.training.safe_step import SafeStep, Step
 from ols.training.troubled_samples import list_nonfinite, list_unreadable
-
-SMALLER_IS_BETTER = {"nll"}
 
 
 class Trainer:
@@ -48,7 +48,8 @@ class Trainer:
         seed: Keys dropout and the like, together with epoch, micro-batch and process.
         folder: The run's folder, which this process has claimed.
         accelerator: Device, precision and processes.
-        model: From images to logits `[B, K]`, on the device.
+        task: What is predicted, and what is measured of it.
+        model: From images to the task's outputs, on the device.
         loss: With `reduction='sum'`: the trainer divides by the number of images, so that neither the number of
             processes nor accumulation changes what is minimised, class weights included.
         optimizer: Of the model's parameters.
@@ -60,7 +61,8 @@ class Trainer:
         profile: Whether to write a trace of some steps to the run's folder.
 
     Raises:
-        ValueError: The loss reduces otherwise, lacks the teacher it needs, or is given one that it does not need.
+        ValueError: The loss does not fit the task, reduces otherwise, lacks the teacher it needs, or is given one that
+            it does not need; or the measure that is to choose the epoch is none of the task's.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Trainer:
         seed: int,
         folder: RunFolder,
         accelerator: Accelerator,
+        task: Task,
         model: nn.Module,
         loss: LabelLoss,
         optimizer: Optimizer,
@@ -80,6 +83,7 @@ class Trainer:
         teacher: nn.Module | None = None,
         profile: bool = False,
     ):
+        task.check_loss(loss)
         check_loss(loss, teacher)
         if config.sync_bn:
             if accelerator.device.type != "cuda":
@@ -87,7 +91,8 @@ class Trainer:
             model = convert_sync_batchnorm(model)  # timm's: torch's drops the activations of BatchNormAct2d
         self.config, self.seed, self.folder, self.accelerator = config, seed, folder, accelerator
         self.schedule, self.train_loader, self.val_loader = schedule, train_loader, val_loader
-        self.log = RunLog(tracker, train_loader.source.classes, train_loader.source.groups)
+        self.task, self.select_by = task, task.selecting(config.select_by)
+        self.log = RunLog(tracker, task)
         self.clock = StepClock(accelerator.device)
         self.trace = build_trace(folder.path, accelerator.process_index, wanted=profile)
         self.teacher = teacher.eval().requires_grad_(False) if teacher is not None else None
@@ -311,13 +316,13 @@ class Trainer:
         self.log.epoch(
             evaluations,
             values=self.progress.epoch_values,
-            soft_labels=getattr(self.loss, "soft_labels", None),
+            soft_labels=self.loss.artifacts().get("soft_labels"),
             images_seen=self.images_seen,
             epoch=self.progress.epoch,
         )
         selected = list(evaluations.values())[-1]
         self.progress.count_evaluation(
-            selected.metrics[self.config.select_by], higher_is_better=self.config.select_by not in SMALLER_IS_BETTER
+            selected.metrics[self.select_by], higher_is_better=find_measure(self.select_by).higher_is_better
         )
         self.record_best()
         self.prune()
@@ -347,7 +352,12 @@ class Trainer:
         with self.interruption.listening():
             return {
                 prefix: evaluate(
-                    model, loader, self.accelerator.autocast, after_batch=leave_if_asked, mark=self.clock.mark
+                    model,
+                    loader,
+                    self.task,
+                    self.accelerator.autocast,
+                    after_batch=leave_if_asked,
+                    mark=self.clock.mark,
                 )
                 for prefix, model in models.items()
             }
@@ -383,7 +393,7 @@ class Trainer:
     def log_test(self, evaluations: dict[str, Evaluation]) -> None:
         """Log the best epoch's results on the test split, once however often the command is typed."""
         if not self.progress.tested:
-            soft_labels = getattr(self.loss, "soft_labels", None)
+            soft_labels = self.loss.artifacts().get("soft_labels")
             self.log.test(
                 evaluations, soft_labels=soft_labels, images_seen=self.images_seen, epoch=self.progress.best.epoch
             )
@@ -401,7 +411,7 @@ class Trainer:
     def record_best(self) -> None:
         """Write down which epoch is the best, and that the newest one was evaluated."""
         split = "val" if self.ema is None else "val_ema"
-        self.checkpoints.record_best(self.progress, f"{split}/{self.config.select_by}", self.log.tracker.flush())
+        self.checkpoints.record_best(self.progress, f"{split}/{self.select_by}", self.log.tracker.flush())
 
     def prune(self) -> None:
         """Delete checkpoints that are neither new nor the best."""

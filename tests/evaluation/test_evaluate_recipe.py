@@ -96,7 +96,7 @@ def test_figures_are_those_of_other_libraries_from_the_saved_logits_alone(run, r
         assert record["accuracy"] == (pytest.approx(recall[k]) if record["images"] else None)
         assert record["predicted"]["images"] == (predicted == k).sum()
     confusion = confusion_matrix(targets, predicted, labels=classes)
-    names = [record["class"] for record in found["classes"]]
+    names = [record["name"] for record in found["classes"]]
     np.fill_diagonal(confusion, 0)
     counts = [confusion[names.index(pair["true"]), names.index(pair["predicted"])] for pair in found["confused"]]
     assert counts == [pair["images"] for pair in found["confused"]]
@@ -110,9 +110,9 @@ def test_groups_and_modalities_divide_the_images_and_are_calibrated_by_their_own
     group = np.array(saved.groups)[saved.targets.numpy()]
     probs = softmax(saved.logits.double().numpy(), axis=1)
     for key, names in (("groups", group), ("modalities", np.array([name.split("/")[0] for name in group]))):
-        assert {record[key[:-1] if key == "groups" else "modality"] for record in found[key]} == set(names)
+        assert {record["name"] for record in found[key]} == set(names)
         for record in found[key]:
-            chosen = names == record.get("group", record.get("modality"))
+            chosen = names == record["name"]
             assert record["images"] == chosen.sum()
             accuracy = (probs.argmax(axis=1) == saved.targets.numpy())[chosen].mean()
             assert record["accuracy"] == pytest.approx(accuracy)
@@ -142,14 +142,14 @@ def test_soft_labels_are_those_of_the_best_epoch(run, report):
     assert report["epoch"] == test_record["epoch"]
     soft_labels = load_file(run / f"checkpoints/epoch-{report['epoch']:04d}/loss.safetensors")["soft_labels"]
     records = report["soft_labels"]["classes"]
-    names = [record["class"] for record in records]
+    names = [record["name"] for record in records]
     assert len(records) == 165
     for k in (0, 77, 164):
         row = soft_labels[k].clone()
         assert records[k]["own"] == pytest.approx(float(row[k]))
         row[k] = -1
         assert records[k]["neighbours"][0]["probability"] == pytest.approx(float(row.max()))
-        nearest = [names.index(neighbour["class"]) for neighbour in records[k]["neighbours"]]
+        nearest = [names.index(neighbour["name"]) for neighbour in records[k]["neighbours"]]
         assert row[nearest].tolist() == pytest.approx(row.sort(descending=True)[0][:3].tolist())
 
 
@@ -171,7 +171,7 @@ def test_the_page_needs_nothing_else_and_has_every_section(run, report):
 
 
 def test_every_file_carries_its_conditions(run, report):
-    assert report["format"] == 1
+    assert (report["format"], report["task"]) == (1, "multiclass")
     recorded = load_predictions(run / "evaluation" / "test.safetensors").conditions
     assert recorded["split"] == "test"
     for conditions in (recorded, report["conditions"]["report"], report["conditions"]["predictions"]["test"]):

@@ -11,6 +11,7 @@ from ols.data.loaders import build_loaders
 from ols.data.transforms import Preprocessing
 from ols.evaluation.evaluate import evaluate, predict
 from ols.models.build import build_model
+from ols.tasks import build_task
 from ols.training.agreement import Agreement
 from ols.training.ddp import average_batch_statistics
 
@@ -24,18 +25,21 @@ def main(root):
     torch.manual_seed(0)
     model = build_model("test_resnet", 4)
     loader = test_loader(root, 0, 1)
-    alone, alone_predicted = evaluate(model, loader), predict(model, loader, features=True)
+    task = build_task("multiclass", loader.source.classes, loader.source.groups)
+    alone, alone_predicted = evaluate(model, loader, task), predict(model, loader, task, features=True)
 
     dist.init_process_group("gloo")
     rank = dist.get_rank()
     loader = test_loader(root, rank, 2)
-    found, predicted = evaluate(model, loader), predict(model, loader, features=True)
+    found, predicted = evaluate(model, loader, task), predict(model, loader, task, features=True)
     assert found.metrics.keys() == alone.metrics.keys()
     for name, value in alone.metrics.items():
         both_missing = math.isnan(value) and math.isnan(found.metrics[name])  # such as `mce` of so few samples
         assert both_missing or abs(found.metrics[name] - value) < 1e-6, name
     assert found.metrics["count"] == 13
-    torch.testing.assert_close(found.reliability, alone.reliability, equal_nan=True, atol=1e-6, rtol=0)
+    reliability, expected = found.tables["reliability"], alone.tables["reliability"]
+    torch.testing.assert_close(reliability, expected, equal_nan=True, atol=1e-6, rtol=0)
+    assert torch.equal(found.tables["confusion"], alone.tables["confusion"])
     assert torch.equal(predicted.indices, alone_predicted.indices)
     assert torch.equal(predicted.targets, alone_predicted.targets)
     torch.testing.assert_close(predicted.logits, alone_predicted.logits)

@@ -10,7 +10,8 @@ from sklearn.metrics import (
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from ols.metrics import CalibrationHistogram, ClassificationMetrics
+from ols.metrics.calibration import CalibrationHistogram
+from ols.metrics.classification import ClassificationMetrics
 
 
 def test_accuracies_agree_with_scikit_learn_over_uneven_batches():
@@ -69,10 +70,15 @@ def test_a_row_that_is_not_finite_is_an_error_of_every_accuracy_and_no_part_of_c
         assert found[name] == pytest.approx(finite[name], abs=1e-12, nan_ok=True), name
 
 
+def _states(metrics) -> list[torch.Tensor]:
+    return [getattr(part, name) for part in metrics.modules() for name in part._defaults]
+
+
 def test_the_state_is_bounded_by_classes_and_bins():
     metrics = ClassificationMetrics(165, classwise=True)
     metrics.update(torch.randn(1000, 165), torch.randint(165, (1000,)))
-    states = [getattr(metrics, name) for name in metrics._defaults]
+    states = _states(metrics)
+    assert len(states) == 6
     assert sum(state.nbytes for state in states) < 8 * (3840 * 3 + 165 * 166 + 165 * 15 + 200)
 
 
@@ -82,8 +88,23 @@ def test_two_halves_add_to_the_whole():
     whole.update(logits, target)
     first.update(logits[:123], target[:123])
     second.update(logits[123:], target[123:])
-    for name in whole._defaults:
-        torch.testing.assert_close(getattr(first, name) + getattr(second, name), getattr(whole, name))
+    for one, other, both in zip(_states(first), _states(second), _states(whole), strict=True):
+        torch.testing.assert_close(one + other, both)
+
+
+def test_a_reset_forgets_the_parts_and_a_batch_is_measured_alone():
+    logits, target = random_case()
+    metrics = ClassificationMetrics(7)
+    metrics.update(logits[:300], target[:300])
+    batch = metrics(logits[300:], target[300:])
+    alone = compute(ClassificationMetrics(7), logits[300:], target[300:])
+    assert {name: float(value) for name, value in batch.items()} == pytest.approx(alone, nan_ok=True)
+    whole = {name: float(value) for name, value in metrics.compute().items()}
+    assert whole == pytest.approx(compute(ClassificationMetrics(7), logits, target), abs=1e-9, nan_ok=True)
+    metrics.reset()
+    metrics.update(logits[:300], target[:300])
+    again = {name: float(value) for name, value in metrics.compute().items()}
+    assert again == pytest.approx(compute(ClassificationMetrics(7), logits[:300], target[:300]), nan_ok=True)
 
 
 def test_it_works_in_a_collection_beside_other_metrics():

@@ -8,8 +8,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ols.data.loaders import Loaders, class_counts
 from ols.evaluation.evaluate import Evaluation
-
-REPORTED = ("top1", "top5", "balanced_accuracy", "macro_f1", "nll")
+from ols.metrics.measures import find_measure
+from ols.tasks.task import Task
 
 
 def describe_data(loaders: Loaders) -> str:
@@ -45,18 +45,25 @@ def describe_cost(model: nn.Module, loaders: Loaders, *, epochs: int) -> str:
     )
 
 
-def result_table(evaluations: dict[str, Evaluation]) -> str:
-    """Return a table with a row for each evaluation; accuracies in percent, NLL in nats.
+def result_table(evaluations: dict[str, Evaluation], task: Task) -> str:
+    """Return a table with a row for each evaluation, and what its reader has to know below.
 
-    The ECE stands beside its 95 % interval, what a perfectly calibrated model would show (`null`), and the number of
-    images.
+    A measure stands beside its 95 % interval where it has one, and beside what perfection would show (`null`), such as
+    the ECE of a perfectly calibrated model with as many images.
     """
-    lines = [["", *REPORTED, "ece", "95 % interval", "null", "images"]]
-    for name, evaluation in evaluations.items():
-        values = evaluation.metrics
-        cells = [f"{values[key]:.4f}" if key == "nll" else f"{values[key]:.2%}" for key in REPORTED]
-        interval = f"{values['ece_low']:.4f}-{values['ece_high']:.4f}"
-        ece = [f"{values['ece']:.4f}", interval, f"{values['ece_null']:.4f}"]
-        lines.append([name, *cells, *ece, f"{values['count']:.0f}"])
-    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(map(str.rjust, line, widths)) for line in lines)
+    columns, remarks = [["", *evaluations]], []
+    for name in task.table:
+        measure = find_measure(name)
+        every = [evaluation.metrics for evaluation in evaluations.values()]
+        columns.append([name, *(measure.text(values[name]) for values in every)])
+        if all(f"{name}_low" in values for values in every):
+            ends = [[measure.text(values[f"{name}_{end}"]) for end in ("low", "high")] for values in every]
+            columns.append(["95 % interval", *map("-".join, ends)])
+        if all(f"{name}_null" in values for values in every):
+            columns.append(["null", *(measure.text(values[f"{name}_null"]) for values in every)])
+    columns.append(["images", *(f"{evaluation.metrics['count']:.0f}" for evaluation in evaluations.values())])
+    widths = [max(map(len, column)) for column in columns]
+    lines = ["  ".join(map(str.rjust, line, widths)) for line in zip(*columns, strict=True)]
+    for prefix, evaluation in evaluations.items():
+        remarks += [f"{prefix}: {remark}" for remark in task.remarks(evaluation.metrics)]
+    return "\n".join([*lines, *remarks])

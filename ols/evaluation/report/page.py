@@ -4,11 +4,11 @@ import base64
 import io
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from matplotlib import rc_context
 from matplotlib.figure import Figure
@@ -16,14 +16,13 @@ from PIL import Image
 from torch import Tensor
 
 from ols.evaluation.predictions import Predictions
-from ols.evaluation.report.findings import Findings
-from ols.evaluation.report.tables import (
+from ols.evaluation.report.records import ModelReport
+from ols.evaluation.report.wording import (
     EMBEDDINGS,
-    HEADLINE,
-    SELECTIVE,
     ece_sentence,
     facts,
     group_rows,
+    headline,
     number,
     percent,
     sentences,
@@ -31,20 +30,23 @@ from ols.evaluation.report.tables import (
     worst_by_accuracy,
     worst_by_calibration,
 )
-from ols.figures import calibration_by_group, embedding, reliability_diagram, soft_label_heatmap
+from ols.figures import calibration_by_group, embedding, soft_label_heatmap
 from ols.figures import risk_coverage as draw_risk_coverage
 from ols.metrics.embeddings import tsne_coordinates
 from ols.metrics.selective import is_correct, maximum_probability, normalized_maximum_logit, risk_coverage
+from ols.tasks.classification import SELECTIVE
+from ols.tasks.task import Task
 
 TSNE_MIN_COUNT = 4
 COLOURED_CLASSES = 20  # with more, the features are coloured by group
 THUMBNAIL_SIZE = 176  # pixels
 
 
-def write_report(
+def write_page(
     folder: Path,
-    report: Findings,
+    report: ModelReport,
     predictions: dict[str, Predictions],
+    task: Task,
     *,
     soft_labels: Tensor | None,
     read: Callable[[int], Image.Image],
@@ -53,64 +55,69 @@ def write_report(
 
     Args:
         folder: Where to.
-        report: What `build_report` made of the predictions.
+        report: What `build_model_report` made of the predictions.
         predictions: Of each split, with features, for the figures.
+        task: What was predicted.
         soft_labels: What the loss had learned `[K, K]`, if it learns soft labels.
         read: Returns an image of the split that is reported in full, by its index.
     """
-    (folder / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False))
-    (folder / "report.md").write_text(render_markdown(report))
-    shown = report["shown"]
-    pictures = [read(error["index"]) for error in report["splits"][shown]["errors"]]
-    figures = draw_figures(report, predictions[shown], soft_labels)
-    (folder / "report.html").write_text(render_page(report, figures, pictures))
+    (folder / "report.json").write_text(json.dumps(asdict(report), indent=1, allow_nan=False))
+    (folder / "report.md").write_text(render_markdown(report, task))
+    pictures = [read(error.index) for error in report.shown_split.errors]
+    figures = draw_figures(report, predictions[report.shown], task, soft_labels)
+    (folder / "report.html").write_text(render_page(report, task, figures, pictures))
 
 
-def render_markdown(report: Findings) -> str:
+def render_markdown(report: ModelReport, task: Task) -> str:
     """Return facts and headline table as Markdown."""
-    return _environment().get_template("report.md.j2").render(**_context(report))
+    return _environment().get_template("report.md.j2").render(**_context(report, task))
 
 
-def render_page(report: Findings, figures: dict[str, Figure], pictures: list[Image.Image]) -> str:
+def render_page(report: ModelReport, task: Task, figures: dict[str, Figure], pictures: list[Image.Image]) -> str:
     """Return the page.
 
     Args:
-        report: What `build_report` returns.
+        report: What `build_model_report` returns.
+        task: What was predicted.
         figures: What `draw_figures` returns.
         pictures: Of the report's `errors`, in their order.
     """
-    shown = report["splits"][report["shown"]]
-    scores = [shown["raw"], shown["scaled"], shown["normalized_logit"]]
+    shown = report.shown_split
+    scores = [shown.raw, shown.scaled, shown.normalized_logit]
     return (
         _environment()
         .get_template("page.html.j2")
         .render(
-            **_context(report),
+            **_context(report, task),
             shown=shown,
             group_rows=group_rows(shown),
-            occurring=[record for record in shown["classes"] if record["images"]],
-            predicted=[record for record in shown["classes"] if record["predicted"]["images"]],
-            worst_accuracy=worst_by_accuracy(shown["classes"]),
-            worst_calibration=worst_by_calibration(shown["classes"]),
-            selective_rows=[table_row(scores, *row) for row in SELECTIVE],
-            embedding_rows=[table_row([shown["embeddings"]], *row) for row in EMBEDDINGS],
+            chosen_by=table_row(task.selects[0], [shown.raw]),
+            occurring=[record for record in shown.classes if record.images],
+            predicted=[record for record in shown.classes if record.predicted.images],
+            worst_accuracy=worst_by_accuracy(shown.classes),
+            worst_calibration=worst_by_calibration(shown.classes),
+            selective_rows=[table_row(name, scores) for name in SELECTIVE],
+            embedding_rows=[table_row(name, [shown.embeddings]) for name in EMBEDDINGS],
             figures={name: _figure_uri(figure) for name, figure in figures.items()},
             pictures=[_picture_uri(picture) for picture in pictures],
-            conditions=json.dumps(report["conditions"], indent=1),
+            conditions=json.dumps(report.conditions, indent=1),
         )
     )
 
 
-def draw_figures(report: Findings, predictions: Predictions, soft_labels: Tensor | None) -> dict[str, Figure]:
-    """Draw the figures of the split that is shown."""
-    shown = report["splits"][report["shown"]]
-    logits, targets, temperature = predictions.logits, predictions.targets, report["temperature"]["value"]
+def draw_figures(
+    report: ModelReport, predictions: Predictions, task: Task, soft_labels: Tensor | None
+) -> dict[str, Figure]:
+    """Draw the figures of the split that is shown; those of the task under its names with `_raw` and `_scaled`."""
+    shown = report.shown_split
+    logits, targets, temperature = predictions.logits, predictions.targets, report.temperature.value
     correct = is_correct(logits, targets)
     figures = {}
-    for name, title in (("raw", "raw"), ("scaled", "temperature-scaled")):
-        table = torch.tensor(np.array([list(row.values()) for row in shown[name]["reliability"]], float))  # None: NaN
-        diagram = reliability_diagram(table[:, :3], title=title, intervals=table[:, 3:])
-        figures[f"reliability_{name}"] = diagram
+    for name, title, values in (("raw", "raw", logits), ("scaled", "temperature-scaled", logits / temperature)):
+        metric = task.build_metric()
+        metric.update(values, targets)
+        drawn = task.draw(metric.tables(), title=title)
+        figures |= {f"{figure}_{name}": picture for figure, picture in drawn.items()}
     scores = {
         "maximum probability, raw": maximum_probability(logits),
         "maximum probability, scaled": maximum_probability(logits / temperature),
@@ -119,7 +126,7 @@ def draw_figures(report: Findings, predictions: Predictions, soft_labels: Tensor
     curves = {name: risk_coverage(score, correct) for name, score in scores.items()}
     pairs = {name: (curve.coverage, curve.risk) for name, curve in curves.items()}
     figures["risk_coverage"] = draw_risk_coverage(pairs, title="")
-    figures["groups"] = calibration_by_group(shown["groups"])
+    figures["groups"] = calibration_by_group(shown.groups)
     usable = predictions.features.isfinite().all(dim=1)
     if usable.sum() >= TSNE_MIN_COUNT:
         drawn, coordinates = tsne_coordinates(predictions.features[usable])
@@ -146,14 +153,13 @@ def _environment() -> Environment:
     return environment
 
 
-def _context(report: Findings) -> dict[str, Any]:
+def _context(report: ModelReport, task: Task) -> dict[str, Any]:
     """Return what both templates show, as text."""
-    columns = [found[name] for found in report["splits"].values() for name in ("raw", "scaled")]
     return {
         "report": report,
         "facts": facts(report),
-        "sentences": sentences(report),
-        "headline": {section: [table_row(columns, *row) for row in rows] for section, rows in HEADLINE.items()},
+        "sentences": sentences(report, task),
+        "headline": headline(report, task),
     }
 
 

@@ -1,0 +1,70 @@
+"""Yes or no: two classes, of which one is looked for."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import Tensor
+
+from ols.tasks.classification import CALIBRATION, SELECTIVE, Classification
+from ols.tasks.task import Values
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torchmetrics import Metric
+
+
+class Binary(Classification):
+    """Each image is positive or negative: two logits, a class index as target, every loss of this package.
+
+    The positive class is the second one in the data set's order, which for folders is alphabetical.
+
+    Raises:
+        ValueError: There are not two classes.
+    """
+
+    name = "binary"
+    selects = ("auc", "average_precision", "balanced_accuracy", "top1", "nll")
+    line = ("auc", "sensitivity", "specificity", "average_precision", "brier_positive", "ece")
+    table = ("auc", "sensitivity", "specificity", "average_precision", "brier_positive", "ece")
+    report: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "Order": ("auc", "average_precision", "sensitivity_at_90_specificity"),
+        "Accuracy": ("sensitivity", "specificity", "top1", "balanced_accuracy"),
+        "Calibration": CALIBRATION,
+        "Selective prediction": SELECTIVE,
+        "Probabilities": ("nll", "brier_positive", "brier_reliability", "brier_resolution"),
+    }
+
+    def __init__(self, classes: Sequence[str], groups: Sequence[str]):
+        if len(classes) != 2:
+            some = ", ".join(list(classes)[:5]) + (", ..." if len(classes) > 5 else "")
+            raise ValueError(f"a binary task needs two classes, the data set has {len(classes)}: {some}")
+        super().__init__(classes, groups)
+
+    def describe(self) -> str:
+        """Return which class is the positive one."""
+        return f"{self.classes[1]} (positive) or {self.classes[0]}"
+
+    def build_metric(self, *, thorough: bool = False) -> "Metric":
+        """Build what measures the order of scores, accuracy and calibration."""
+        from ols.metrics.binary import BinaryMetrics
+
+        return BinaryMetrics(classwise=thorough)
+
+    def draw(self, tables: Mapping[str, Tensor], *, title: str) -> "dict[str, Figure]":
+        """Draw the reliability diagram and the ROC curve."""
+        from ols.figures import roc_curve
+
+        return super().draw(tables, title=title) | {"roc": roc_curve(tables["roc"].numpy(), title=title)}
+
+    def remarks(self, values: Values) -> list[str]:
+        """Return the AUC with its interval and the numbers it is of, or why there is none."""
+        positives, negatives = values["positives"], values["negatives"]
+        of = f"{positives:,.0f} positives ({self.classes[1]}) and {negatives:,.0f} negatives ({self.classes[0]})"
+        if not (positives and negatives):
+            missing = "positive" if negatives else "negative" if positives else "image"
+            return [f"The AUC is undefined, as there is no {missing}: {of}."]
+        if min(positives, negatives) == 1:
+            return [f"The AUC is {values['auc']:.4f} of {of}; one alone of either gives no interval."]
+        low, high = values["auc_low"], values["auc_high"]
+        verdict = "" if low > 0.5 or high < 0.5 else ", which cannot be told from chance"
+        return [f"The AUC is {values['auc']:.4f} ({low:.4f} to {high:.4f}) of {of}{verdict}."]

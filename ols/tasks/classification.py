@@ -1,0 +1,84 @@
+"""One of several classes."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import Tensor
+
+from ols.losses.base import LabelLoss
+from ols.tasks.task import Task
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torchmetrics import Metric
+
+CALIBRATION = (
+    "ece",
+    "overconfidence",
+    "underconfidence",
+    "ece_equal_mass",
+    "ece_classwise",
+    "ece_debiased",
+    "smooth_ece",
+    "mce",
+    "mean_confidence",
+    "mean_confidence_on_errors",
+)
+SELECTIVE = ("aurc", "e_aurc", "failure_auroc", "coverage_at_risk_1", "coverage_at_risk_5")
+
+
+class Classification(Task):
+    """Each image has one of K classes: K logits, a class index as target, every loss of this package."""
+
+    name = "multiclass"
+    default_loss = "ols"
+    selects = ("top1", "balanced_accuracy", "macro_f1", "nll")
+    line = ("top1", "top5", "balanced_accuracy", "nll", "ece")
+    table = ("top1", "top5", "balanced_accuracy", "macro_f1", "nll", "ece")
+    report: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "Accuracy": ("top1", "top5", "balanced_accuracy", "macro_f1"),
+        "Calibration": CALIBRATION,
+        "Selective prediction": SELECTIVE,
+        "Probabilities": ("nll", "brier", "brier_reliability", "brier_resolution"),
+    }
+
+    @property
+    def num_outputs(self) -> int:
+        """K logits."""
+        return len(self.classes)
+
+    @property
+    def target_shape(self) -> tuple[int, ...]:
+        """A class index has no dimension."""
+        return ()
+
+    def describe(self) -> str:
+        """Return the number of classes."""
+        return f"one of {len(self.classes)} classes"
+
+    def check_loss(self, loss: LabelLoss) -> None:
+        """Make sure that a loss takes K logits and class indices.
+
+        Raises:
+            ValueError: It does not; the message names both.
+        """
+        if not isinstance(loss, LabelLoss) or loss.num_classes != self.num_outputs:
+            found = f"of {loss.num_classes} classes" if isinstance(loss, LabelLoss) else "no loss of labels"
+            raise ValueError(
+                f"a {self.name} task of {self.num_outputs} outputs needs a loss of as many classes, "
+                f"got {type(loss).__name__}, {found}"
+            )
+
+    def build_metric(self, *, thorough: bool = False) -> "Metric":
+        """Build what measures accuracy and calibration; thoroughly, of every class's probability as well."""
+        from ols.metrics.classification import ClassificationMetrics
+
+        return ClassificationMetrics(len(self.classes), classwise=thorough)
+
+    def draw(self, tables: Mapping[str, Tensor], *, title: str) -> "dict[str, Figure]":
+        """Draw the reliability diagram."""
+        from ols.figures import reliability_diagram
+        from ols.metrics.calibration_error import reliability_intervals
+
+        table = tables["reliability"]
+        return {"reliability": reliability_diagram(table, title=title, intervals=reliability_intervals(table))}

@@ -1,0 +1,110 @@
+import pytest
+import torch
+from netcal.metrics import ECE
+
+from ols.evaluation.predictions import Predictions
+from ols.evaluation.report.model_report import fit_temperature, report_soft_labels, report_split
+from ols.evaluation.report.records import AsPredicted, Calibration, ClassRecord, ModelReport
+from ols.evaluation.report.wording import sentences, worst_by_accuracy, worst_by_calibration
+from ols.tasks import build_task
+
+TASK = build_task("multiclass", ["class 0", "class 1", "class 2"], ["CT"] * 3)
+
+
+def _predictions(logits: torch.Tensor, targets: list[int], groups: list[str]) -> Predictions:
+    count, num_classes = logits.shape
+    return Predictions(
+        logits=logits,
+        targets=torch.tensor(targets),
+        indices=torch.arange(count),
+        sample_ids=[f"{i}.png" for i in range(count)],
+        classes=[f"class {k}" for k in range(num_classes)],
+        groups=groups,
+        features=logits.nan_to_num(),
+    )
+
+
+def test_a_worked_case_of_two_groups():
+    """Four images; the third is taken for another class, of another group, with the highest confidence of all."""
+    logits = torch.tensor([[2.0, 0, 0], [1.0, 0, 0], [0, 0, 9.0], [0, 0, 3.0]])
+    found = report_split(_predictions(logits, [0, 0, 1, 2], ["CT/lung", "CT/lung", "US"]), TASK, 2.0)
+    assert found.images == 4
+    assert found.accuracy == 0.75
+    lung, us = found.groups
+    assert (lung.name, lung.images, lung.accuracy) == ("CT/lung", 3, pytest.approx(2 / 3))
+    assert (us.name, us.images, us.accuracy) == ("US", 1, 1.0)
+    assert [record.name for record in found.modalities] == ["CT", "US"]
+    never, third = found.classes[1], found.classes[2]
+    assert (never.accuracy, never.predicted) == (0.0, AsPredicted(0))
+    assert (third.predicted.images, third.predicted.precision) == (2, 0.5)
+    confidence = [float(logits[i].double().softmax(0)[2]) for i in (2, 3)]
+    assert third.predicted.raw.mean_confidence == pytest.approx(sum(confidence) / 2)
+    (pair,) = found.confused
+    assert (pair.true, pair.predicted, pair.images, pair.share) == ("class 1", "class 2", 1, 1.0)
+    (error,) = found.errors
+    assert (error.sample_id, error.confidence) == ("2.png", pytest.approx(confidence[0]))
+    assert error.confidence_scaled == pytest.approx(float((logits[2] / 2).double().softmax(0)[2]))
+
+
+def test_images_with_non_finite_logits_are_errors_that_calibration_leaves_out():
+    torch.manual_seed(0)
+    logits = torch.randn(60, 3)
+    targets = logits.argmax(1)
+    targets[:20] = (targets[:20] + 1) % 3
+    broken = logits.clone()
+    broken[50:55, 0], broken[55:, 1] = torch.nan, torch.inf
+    found = report_split(_predictions(broken, targets.tolist(), ["CT"] * 3), TASK, 1.5)
+    assert found.accuracy == pytest.approx(30 / 60)
+    assert (found.raw["count"], found.raw["nonfinite"]) == (50, 10)
+    probs = logits[:50].double().softmax(1).numpy()
+    assert found.groups[0].raw.ece == pytest.approx(ECE(15).measure(probs, targets[:50].numpy()), abs=1e-6)
+    assert sum(record.predicted.images for record in found.classes) == 50
+    assert {error.sample_id for error in found.errors} == {f"{i}.png" for i in range(20)}
+    report = ModelReport(
+        name="run",
+        task="multiclass",
+        architecture="resnet",
+        epoch=1,
+        seed=0,
+        loss=None,
+        preprocessing={},
+        shown="test",
+        temperature=fit_temperature(_some(broken, targets)),
+        splits={"test": found},
+        soft_labels=None,
+        conditions={},
+    )
+    assert any("10 images had non-finite logits" in sentence for sentence in sentences(report, TASK))
+    nothing = report_split(_predictions(torch.full((6, 3), torch.nan), [0, 1, 2] * 2, ["CT"] * 3), TASK, 1.0)
+    assert (nothing.accuracy, nothing.raw["ece"], nothing.errors) == (0.0, None, [])
+
+
+def _some(logits, targets):
+    return _predictions(logits, targets.tolist(), ["CT"] * 3)
+
+
+def test_where_every_prediction_is_right_no_temperature_is_made_up():
+    found = fit_temperature(_predictions(torch.eye(3), [0, 1, 2], ["CT"] * 3))
+    assert (found.value, found.low, found.images) == (1.0, None, 3)
+    assert "NLL falls as T goes to 0" in found.failure
+
+
+def test_mass_inside_a_group_by_pencil():
+    soft_labels = torch.tensor([[0.8, 0.15, 0.05], [0.1, 0.9, 0.0], [0.0, 0.1, 0.9]])
+    found = report_soft_labels(soft_labels, ["a", "b", "c"], ["CT", "CT", "MR"], count=2)
+    assert found.within_group == pytest.approx(0.25 / 0.4)
+    assert found.within_group_uniform == pytest.approx(2 / 6)
+    assert [near.name for near in found.classes[0].neighbours] == ["b", "c"]
+    assert report_soft_labels(torch.eye(2), ["a", "b"], ["CT", "CT"]).within_group is None
+
+
+def test_the_worst_are_those_of_enough_images():
+    def record(name, images, accuracy, ece):
+        said = AsPredicted(images, raw=Calibration(None, ece, None, None, 0.1))
+        return ClassRecord(images, accuracy if images else None, None, None, name, "CT", said)
+
+    records = [record("absent", 0, 0.0, 0.9), record("few", 9, 0.2, 0.8), record("many", 50, 0.2, 0.4)]
+    records += [record(f"good {i}", 20, 0.9, 0.2 + i / 100) for i in range(12)]
+    assert [found.name for found in worst_by_accuracy(records)][:3] == ["many", "few", "good 0"]
+    worst = [found.name for found in worst_by_calibration(records)]
+    assert worst == ["many", *(f"good {i}" for i in range(11, 2, -1))]
