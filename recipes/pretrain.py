@@ -47,7 +47,7 @@ def run(config: Config, accelerator: "Accelerator", folder: "RunFolder") -> None
     from ols.runs.environment import cores_per_process, environment_record
     from ols.runs.export import export_model, load_export, start_from_export
     from ols.tasks import build_task
-    from ols.tracking.dashboard import comparison_url
+    from ols.tracking.dashboard import write_comparison_page
     from ols.tracking.tracker import Tracker
     from ols.training.machine import seed_everything
     from ols.training.optim import build_optimizer, build_schedule
@@ -167,8 +167,9 @@ def run(config: Config, accelerator: "Accelerator", folder: "RunFolder") -> None
         tracker.close()
         print(f"\n{folder}, best epoch {best.epoch} of {config.train.epochs} by val {trainer.select_by}")
         print(result_table(results, task))
-        print(f"\nexport       {folder.export}\ncurves       tensorboard --logdir {folder.path.parent}")
-        print(f"compare      {comparison_url()}")
+        page = write_comparison_page(folder.path.parent)
+        print(f"\nexport       {folder.export}")
+        print(f"curves       tensorboard --logdir {folder.path.parent}, then open {page}")
     accelerator.end_training()
 
 

@@ -95,9 +95,10 @@ def main(sweep: Sweep, runs: list[Run], *, dry_run: bool) -> int:
         print(f"continue     {shlex.join([Path(sys.executable).name, *sys.argv])}")
     several = " --allow model" if len(sweep.architectures) > 1 else ""
     print(f"compare      python {_recipe('compare.py')} {folder}/runs/*-seed* --output {folder}/comparison{several}")
-    from ols.tracking.dashboard import comparison_url  # takes seconds
+    from ols.tracking.dashboard import write_comparison_page  # takes seconds
 
-    print(f"curves       tensorboard --logdir {folder}/runs\n             {comparison_url(runs=list(by_name))}")
+    page = write_comparison_page(folder / "runs", runs=list(by_name))
+    print(f"curves       tensorboard --logdir {folder}/runs, then open {page}")
     return 130 if "stopped" in outcomes else int("failed" in outcomes)
 
 

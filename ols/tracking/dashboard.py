@@ -1,10 +1,14 @@
 """What TensorBoard is told beside scalars and pictures, so that runs are compared by their calibration at a glance."""
 
 import json
+import os
 import re
+import shlex
 import shutil
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
+from string import Template
 from typing import Any
 from urllib.parse import urlencode
 
@@ -13,9 +17,33 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from ols.files import write_file
+
 PERFECT = "perfect"
 PINNED = ("ece", "overconfidence", "underconfidence", "nll", "top1", "balanced_accuracy")
 COMPARED = ("top1", "balanced_accuracy", "nll", "ece", "ece_low", "ece_high", "ece_null", "smooth_ece")
+COMPARISON_PAGE = "comparison.html"
+
+# The page asks first, because a browser that is sent to a port where nothing listens shows only its own error.
+_PAGE = Template("""\
+<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<title>Comparison of runs</title>
+<noscript><meta http-equiv="refresh" content="2; url=$url"></noscript>
+<style>body { font: 1rem/1.5 sans-serif; max-width: 45rem; margin: 4rem auto; padding: 0 1rem }</style>
+<h1>Comparison of runs</h1>
+<p><a id="board" href="$url">Calibration and accuracy of the runs in TensorBoard</a></p>
+<p>This page opens it as soon as TensorBoard answers at $address. If nothing happens, TensorBoard is not running
+there. Start it with</p>
+<pre>$command</pre>
+<script>
+const board = document.getElementById("board").href;
+const open = () => fetch(board, {mode: "no-cors"}).then(() => location.replace(board), () => setTimeout(open, 1000));
+open();
+</script>
+</html>
+""")
 
 
 def add_reliability(writer: SummaryWriter, prefix: str, reliability: Tensor, *, images_seen: int) -> None:
@@ -173,3 +201,34 @@ def comparison_url(*, runs: Sequence[str] = (), prefix: str = "val", host: str =
         "runFilter": f"^({names})$" if runs else f"^(?!{PERFECT}$)",
     }
     return f"http://{host}:{port}/?{urlencode(query)}#timeseries"
+
+
+def write_comparison_page(
+    log_dir: Path, *, runs: Sequence[str] = (), prefix: str = "val", host: str = "localhost", port: int = 6006
+) -> Path:
+    """Write a page that opens the comparison of `comparison_url`, or says how to start TensorBoard.
+
+    The page needs no network. Runs that end at the same moment may write it at the same time.
+
+    Args:
+        log_dir: Folder of all runs, which receives the page.
+        runs: Names of the runs to show, relative to the log directory; by default all.
+        prefix: What was evaluated, such as `val`.
+        host: Where TensorBoard runs.
+        port: Port that it listens to.
+
+    Returns:
+        The page.
+
+    Raises:
+        OSError: The page could not be written; the message names it.
+    """
+    page = log_dir / COMPARISON_PAGE
+    content = _PAGE.substitute(
+        url=escape(comparison_url(runs=runs, prefix=prefix, host=host, port=port)),
+        address=escape(f"{host}:{port}"),
+        command=escape(f"tensorboard --logdir {shlex.quote(str(log_dir.resolve()))}"),
+    )
+    own = page.with_name(f".{page.name}.{os.getpid()}")  # no other process has this name
+    write_file(own, content)
+    return own.replace(page)

@@ -2,8 +2,11 @@
 
 import json
 import re
+import shlex
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from html.parser import HTMLParser
+from multiprocessing import get_context
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -13,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from werkzeug.test import Client
 
 from ols.runs.folder import RunFolder
-from ols.tracking.dashboard import comparison_url, confusion_table, write_perfect
+from ols.tracking.dashboard import comparison_url, confusion_table, write_comparison_page, write_perfect
 from ols.tracking.tracker import Tracker
 
 # TensorBoard's own, of packages that it carries along
@@ -217,3 +220,44 @@ def test_the_address_pins_calibration_unsmoothed_and_filters_runs():
     ]
     every = re.compile(parse_qs(urlsplit(comparison_url()).query)["runFilter"][0])
     assert [name for name in ("perfect", "perfectly", "ols") if every.search(name)] == ["perfectly", "ols"]
+
+
+class _Page(HTMLParser):
+    """Tags with their attributes, and the text of each kind of tag."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.texts, self.inside = [], {}, ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.inside = tag
+
+    def handle_data(self, data):
+        self.texts[self.inside] = self.texts.get(self.inside, "") + data
+
+
+def test_the_page_leads_to_the_comparison_and_says_how_to_start_tensorboard(tmp_path):
+    log_dir = tmp_path / "runs of <today> & 'yesterday'"
+    page = write_comparison_page(log_dir, runs=["ols.a-seed0"], port=7000)
+    assert page == log_dir / "comparison.html"
+    assert [path.name for path in log_dir.iterdir()] == ["comparison.html"]
+    read = _Page(page.read_text())
+    url = comparison_url(runs=["ols.a-seed0"], port=7000)
+    assert [attrs["href"] for tag, attrs in read.tags if tag == "a"] == [url]
+    (refresh,) = [attrs["content"] for _, attrs in read.tags if "http-equiv" in attrs]
+    assert refresh.partition("url=")[2] == url
+    assert shlex.split(read.texts["pre"]) == ["tensorboard", "--logdir", str(log_dir)]
+    assert "localhost:7000" in read.texts["p"]
+
+
+def test_the_page_needs_nothing_from_elsewhere(tmp_path):
+    read = _Page(write_comparison_page(tmp_path).read_text())
+    assert [tag for tag, attrs in read.tags if "src" in attrs or tag == "link"] == []
+
+
+def test_runs_that_end_together_write_one_page(tmp_path):
+    with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as pool:
+        assert set(pool.map(write_comparison_page, [tmp_path] * 100)) == {tmp_path / "comparison.html"}
+    assert [path.name for path in tmp_path.iterdir()] == ["comparison.html"]

@@ -1,0 +1,20 @@
+"""A pytest plugin that begins no test after a moment, and names those that it left out.
+
+    NO_TEST_BEGINS_AFTER=<seconds since 1970> PYTHONPATH=.ci pytest -p time_limit
+
+The environment reaches every process of pytest-xdist, so that all of them stop at the same moment. `-ra` prints the
+tests that were left out at the end, one a line.
+"""
+
+import os
+import time
+
+import pytest
+
+LAST = float(os.environ["NO_TEST_BEGINS_AFTER"])
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test that would begin too late."""
+    if time.time() > LAST:
+        pytest.skip(f"out of time, not run: {item.nodeid}")
