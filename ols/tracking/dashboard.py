@@ -15,7 +15,7 @@ from torch.utils.tensorboard.summary import hparams
 
 PERFECT = "perfect"
 PINNED = ("ece", "overconfidence", "underconfidence", "nll", "top1", "balanced_accuracy")
-COMPARED = ("top1", "balanced_accuracy", "nll", "ece", "ece_low", "ece_high", "ece_null", "smooth_ece")
+COMPARED = ("auc", "top1", "balanced_accuracy", "nll", "ece", "ece_low", "ece_high", "ece_null", "smooth_ece")
 
 
 def add_reliability(writer: SummaryWriter, prefix: str, reliability: Tensor, *, images_seen: int) -> None:
