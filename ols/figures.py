@@ -30,7 +30,7 @@ def reliability_diagram(reliability: Tensor, *, title: str, intervals: Tensor | 
         filled = count > 0
         upper.vlines(middle[filled], *intervals.numpy()[filled].T, color="0.15", linewidth=1.2, label="95 % interval")
     upper.set(title=title, ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
-    upper.legend(loc="upper left", framealpha=0.8, edgecolor="none", fontsize="small")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize="small")  # where it hides no bar
     lower.bar(middle, count, width, color="0.6", edgecolor="white")
     numbers = [f"{number:.0f}" if number else "" for number in count]
     lower.bar_label(lower.containers[0], numbers, fontsize=5, padding=1)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from ols.figures import embedding, reliability_diagram, risk_coverage
+from ols.figures import embedding, reliability_diagram, risk_coverage, roc_curve
 
 
 def test_a_reliability_diagram_shows_counts_and_intervals_of_filled_bins():
@@ -23,6 +23,14 @@ def test_risk_coverage_has_a_line_for_each_curve():
     assert [line.get_label() for line in axes.lines] == ["a", "b"]
     assert axes.lines[0].get_ydata().tolist() == [0.0, 0.2]
     assert risk_coverage({}, title="none").axes[0].get_legend() is None
+
+
+def test_a_roc_curve_is_beside_chance_and_may_be_missing():
+    points = np.array([[0.0, 0.0], [0.0, 0.5], [1.0, 1.0]])
+    chance, model = roc_curve(points, title="test").axes[0].lines
+    assert model.get_xydata().tolist() == points.tolist()
+    assert chance.get_xydata().tolist() == [[0, 0], [1, 1]]
+    assert len(roc_curve(np.empty((0, 2)), title="none").axes[0].lines[1].get_xdata()) == 0
 
 
 def test_an_embedding_has_the_points_of_every_label_and_names_those_that_occur():

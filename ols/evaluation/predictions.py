@@ -9,6 +9,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ols.files import written_aside
+
 FORMAT = 1
 NAMES = ("sample_ids", "classes", "groups", "task", "conditions")  # what is no tensor
 
@@ -41,16 +43,14 @@ class Predictions:
 
 
 def save_predictions(path: Path, predictions: Predictions) -> None:
-    """Write predictions as one safetensors file, under a temporary name that is then replaced."""
+    """Write predictions as one safetensors file, complete or absent."""
     tensors = {"logits": predictions.logits, "targets": predictions.targets, "indices": predictions.indices}
     if predictions.features is not None:
         tensors["features"] = predictions.features
     names = {name: json.dumps(getattr(predictions, name)) for name in NAMES}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    save_file(contiguous, temporary, metadata={"format": str(FORMAT), **names})
-    temporary.replace(path)
+    with written_aside(path) as aside:
+        save_file(contiguous, aside, metadata={"format": str(FORMAT), **names})
 
 
 def load_predictions(path: Path) -> Predictions:

@@ -21,7 +21,7 @@ from ols.files import write_file
 
 PERFECT = "perfect"
 PINNED = ("ece", "overconfidence", "underconfidence", "nll", "top1", "balanced_accuracy")
-COMPARED = ("top1", "balanced_accuracy", "nll", "ece", "ece_low", "ece_high", "ece_null", "smooth_ece")
+COMPARED = ("auc", "top1", "balanced_accuracy", "nll", "ece", "ece_low", "ece_high", "ece_null", "smooth_ece")
 COMPARISON_PAGE = "comparison.html"
 
 # The page asks first, because a browser that is sent to a port where nothing listens shows only its own error.

@@ -465,3 +465,11 @@ def test_a_loss_says_whether_it_trains_on_probabilities(name):
     else:
         with pytest.raises(ValueError, match="must hold class indices"):
             loss(logits, target)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_what_a_loss_has_learned_is_its_soft_labels_or_nothing(name):
+    loss = build_loss(name, num_classes=4)
+    found = loss.artifacts()
+    assert list(found) == (["soft_labels"] if name == "ols" else [])
+    assert all(value is loss.soft_labels for value in found.values())

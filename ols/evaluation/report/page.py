@@ -32,6 +32,7 @@ from ols.evaluation.report.wording import (
 )
 from ols.figures import calibration_by_group, embedding, soft_label_heatmap
 from ols.figures import risk_coverage as draw_risk_coverage
+from ols.files import write_file
 from ols.metrics.embeddings import tsne_coordinates
 from ols.metrics.selective import is_correct, maximum_probability, normalized_maximum_logit, risk_coverage
 from ols.tasks.classification import SELECTIVE
@@ -61,11 +62,11 @@ def write_page(
         soft_labels: What the loss had learned `[K, K]`, if it learns soft labels.
         read: Returns an image of the split that is reported in full, by its index.
     """
-    (folder / "report.json").write_text(json.dumps(asdict(report), indent=1, allow_nan=False))
-    (folder / "report.md").write_text(render_markdown(report, task))
+    write_file(folder / "report.json", json.dumps(asdict(report), indent=1, allow_nan=False))
+    write_file(folder / "report.md", render_markdown(report, task))
     pictures = [read(error.index) for error in report.shown_split.errors]
     figures = draw_figures(report, predictions[report.shown], task, soft_labels)
-    (folder / "report.html").write_text(render_page(report, task, figures, pictures))
+    write_file(folder / "report.html", render_page(report, task, figures, pictures))
 
 
 def render_markdown(report: ModelReport, task: Task) -> str:
