@@ -33,6 +33,10 @@ FREE_KEYS = {
 }
 
 
+# What a run fills in where its configuration leaves it open, from other keys of it: from the weights it starts from.
+FILLED_IN = {"data.mean", "data.std"}
+
+
 class RunFolder:
     """Every name in a run's folder.
 
@@ -201,10 +205,11 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def config_differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Return a line for each dotted key that two configurations differ in and that matters for results."""
+    differing = (key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key))
     return [
         f"  {key}: {before.get(key)!r} -> {now.get(key)!r}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and key not in FREE_KEYS
+        for key in differing
+        if key not in FREE_KEYS and not (key in FILLED_IN and None in (before.get(key), now.get(key)))
     ]
 
 

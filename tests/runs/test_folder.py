@@ -53,6 +53,17 @@ def test_a_run_that_was_moved_continues_and_another_configuration_is_refused(beg
     assert [path.name for path in moved.parent.iterdir()] == ["elsewhere"]  # no lock is left
 
 
+def test_what_a_run_fills_in_itself_is_no_other_configuration(begun):
+    filled = replace(CONFIG, data=CONFIG.data.with_normalization((0.3,), (0.2,)))
+    with claim(begun.path, filled, "auto"):
+        begun.config.write_text(yaml.safe_dump(asdict(filled)))
+    with claim(begun.path, CONFIG, "auto"):
+        assert begun.load_config() == filled
+    other = replace(CONFIG, data=CONFIG.data.with_normalization((0.4,), (0.2,)))
+    with pytest.raises(ValueError, match=r"data\.mean: \[0\.3\] -> \[0\.4\]\n"), claim(begun.path, other, "auto"):
+        pass
+
+
 def test_a_folder_without_checkpoints_may_be_used_by_another_configuration(begun):
     begun.checkpoint(1).rmdir()
     with claim(begun.path, replace(CONFIG, seed=4), "auto"):
