@@ -140,7 +140,7 @@ def test_the_commands_of_the_pages_do_their_work_on_small_phantoms(tmp_path):
         "pack": "data/pack",
         "run": "run-dry_run",
     }
-    dry = [*SMALL, "--dry_run", "--model.name=test_resnet"]
+    dry = [*SMALL, "--dry_run", "--model.name=test_resnet", "--data.train_images=100"]
     phantoms = [f"--phantoms.{name}=170" for name in ("num_train", "num_val", "num_test")]
 
     def run(script: str, *options: str) -> None:
