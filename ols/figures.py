@@ -90,7 +90,8 @@ def embedding(coordinates: np.ndarray, labels: np.ndarray, names: list[str], *, 
     present = np.unique(labels)
     colors = colormaps["turbo"](np.linspace(0.05, 0.95, max(len(present), 1)))
     for color, label in zip(colors, present, strict=False):
-        axes.scatter(*coordinates[labels == label].T, s=8, color=color, linewidths=0, label=names[label])
+        x, y = coordinates[labels == label].T
+        axes.scatter(x, y, s=8, color=color, linewidths=0, label=names[label])
     axes.set(title=title, xticks=[], yticks=[])
     if 0 < len(present) <= 40:
         columns = 1 + (len(present) - 1) // 20
@@ -116,7 +117,7 @@ def soft_label_heatmap(soft_labels: Tensor, classes: list[str], groups: list[str
     starts = [i for i in range(len(order)) if i == 0 or groups[order[i]] != groups[order[i - 1]]]
     ends = [*starts[1:], len(order)]
     if len(classes) <= 40:
-        ticks, names = range(len(order)), [classes[i] for i in order]
+        ticks, names = [float(i) for i in range(len(order))], [classes[i] for i in order]
     else:
         ticks = [(start + end - 1) / 2 for start, end in zip(starts, ends, strict=True)]
         names = [groups[order[start]] for start in starts]

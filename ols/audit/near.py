@@ -13,6 +13,7 @@ and is found less and less often. Mirrored, rotated and cropped copies are not l
 slices of one series can be as alike as copies; across splits they leak as copies do.
 """
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -102,7 +103,7 @@ def best_correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 def _standard(images: np.ndarray) -> np.ndarray:
     """Return images of mean 0 and norm 1, float32 `[P, pixels]`; zeros for images of one value."""
-    flat = images.reshape(len(images), -1).astype(np.float32)
+    flat = images.reshape(len(images), math.prod(images.shape[1:])).astype(np.float32)  # no image is possible, too
     flat -= flat.mean(1, keepdims=True)
     return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
 

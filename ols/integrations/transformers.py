@@ -112,4 +112,4 @@ class LabelLossCallback(TrainerCallback):
 
 
 def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
-    return Path(args.output_dir) / f"checkpoint-{state.global_step}"
+    return Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"

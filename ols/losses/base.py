@@ -96,7 +96,7 @@ class LabelLoss(nn.Module, ABC):
         if target.is_floating_point():
             weights = self.mixed_weights(flatten_classes(target).to(losses.dtype))
             losses = losses * weights
-            count = len(losses)
+            count: int | Tensor = len(losses)
         else:
             labels = target.flatten().long()
             ignored = labels == self.ignore_index
@@ -154,8 +154,8 @@ class LabelLoss(nn.Module, ABC):
         elif target.dtype not in (torch.int64, torch.uint8):
             raise ValueError(f"target must hold class indices in int64 or uint8, or probabilities, got {target.dtype}")
         elif target.shape != shape[:class_dim] + shape[class_dim + 1 :]:
-            expected = tuple(shape[:class_dim] + shape[class_dim + 1 :])
-            raise ValueError(f"target class indices must have shape {expected}, got {tuple(target.shape)}")
+            samples = tuple(shape[:class_dim] + shape[class_dim + 1 :])
+            raise ValueError(f"target class indices must have shape {samples}, got {tuple(target.shape)}")
         return logits if dtype in (torch.float32, torch.float64) else logits.float()
 
     def extra_repr(self) -> str:

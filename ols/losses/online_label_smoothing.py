@@ -52,6 +52,8 @@ class OnlineLabelSmoothing(LabelLoss):
     """
 
     soft_labels: Tensor  # [K, K], row = true class, sums to 1
+    _prob_sums: Tensor  # [K + 1, K], the last row of samples that do not count
+    _correct_counts: Tensor  # [K + 1]
     epochs_ended: int
 
     def __init__(
@@ -256,10 +258,10 @@ class OnlineLabelSmoothing(LabelLoss):
                     f"the loss must be on the GPU for the nccl backend to sum it, got {self._prob_sums.device}; "
                     "move it with loss.to(device)"
                 )
-            reduce = dist.all_reduce
         for sums in (self.prob_sums, self.correct_counts):
-            summed = reduce(sums)
-            if summed is not None and summed is not sums:
+            if reduce is None:
+                dist.all_reduce(sums)
+            elif (summed := reduce(sums)) is not None and summed is not sums:
                 sums.copy_(summed)
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):

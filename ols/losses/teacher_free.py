@@ -66,17 +66,12 @@ class VirtualTeacherKD(LabelLoss):
     @property
     def effective_scale(self) -> float | None:
         """Factor c of the release form, which is `c * CE(effective_smoothing) + const`; None for the paper's form."""
-        if self.form == "paper":
-            return None
-        return 1 - self.distill_weight + self.distill_weight * self.multiplier / self.num_classes
+        return None if self.form == "paper" else self._as_label_smoothing()[0]
 
     @property
     def effective_smoothing(self) -> float | None:
         """Smoothing of the release form in torch's convention (smoothing / K); None for the paper's form."""
-        if self.form == "paper":
-            return None
-        teacher_share = self.distill_weight * self.multiplier / self.num_classes
-        return teacher_share * self._teacher_smoothing / self.effective_scale
+        return None if self.form == "paper" else self._as_label_smoothing()[1]
 
     def training_loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the weighted loss; for probability targets the mixture of the classes' losses."""
@@ -93,14 +88,15 @@ class VirtualTeacherKD(LabelLoss):
             losses = (1 - self.distill_weight) * hard + distill * (tempered - self._teacher_entropy)
         else:
             distill = self.distill_weight * self.multiplier / self.num_classes
+            scale, smoothing = self._as_label_smoothing()
             smoothed = cross_entropy(
                 logits,
                 target,
                 ignore_index=self.ignore_index,
                 reduction="none",
-                label_smoothing=self.effective_smoothing,
+                label_smoothing=smoothing,
             )
-            losses = self.effective_scale * smoothed - distill * self._teacher_entropy
+            losses = scale * smoothed - distill * self._teacher_entropy
         return self.reduce_samples(losses, target)
 
     def extra_repr(self) -> str:
@@ -109,6 +105,12 @@ class VirtualTeacherKD(LabelLoss):
             return super().extra_repr()
         effective = f"effective_scale={self.effective_scale:.4g}, effective_smoothing={self.effective_smoothing:.4g}"
         return f"{super().extra_repr()}, {effective}"
+
+    def _as_label_smoothing(self) -> tuple[float, float]:
+        """Return scale and smoothing of the label smoothing that the release form is."""
+        teacher_share = self.distill_weight * self.multiplier / self.num_classes
+        scale = 1 - self.distill_weight + teacher_share
+        return scale, teacher_share * self._teacher_smoothing / scale
 
     def _tempered_teacher(self) -> tuple[float, float]:
         """Return the tempered teacher as the uniform smoothing that it is, and its entropy in nats."""
@@ -167,7 +169,9 @@ class SelfTeacherKD(LabelLoss):
             raise ValueError(f"teacher_logits must be floating point of shape {tuple(logits.shape)}, got {got}")
         return self.training_loss(logits, target, teacher_logits.detach().to(logits.dtype))
 
-    def training_loss(self, logits: Tensor, target: Tensor, teacher_logits: Tensor) -> Tensor:
+    def training_loss(  # type: ignore[override]  # only its own forward calls it
+        self, logits: Tensor, target: Tensor, teacher_logits: Tensor
+    ) -> Tensor:
         """Return the weighted loss of checked logits."""
         teacher_probs = torch.softmax(flatten_classes(teacher_logits) / self.temperature, 1)  # [B, K]
         teacher_entropy = torch.special.entr(teacher_probs).sum(1)

@@ -76,7 +76,7 @@ def bootstrap_interval(estimate: ArrayLike, resampled: ArrayLike, *, level: floa
     if not 0 < level < 1:
         raise ValueError(f"level must lie in (0, 1), got {level}")
     tail = (1 - level) / 2
-    low, high = np.quantile(resampled, [tail, 1 - tail], axis=0)
+    low, high = np.quantile(np.asarray(resampled), [tail, 1 - tail], axis=0)
     return 2 * np.asarray(estimate) - high, 2 * np.asarray(estimate) - low
 
 

@@ -132,6 +132,6 @@ def _minimise(nll, parameters: list[Tensor]) -> None:
     with torch.enable_grad():
         optimizer.step(closure)
         closure()
-    slope = max(float(parameter.grad.abs().max()) for parameter in parameters)
+    slope = max(float(parameter.grad.abs().max()) for parameter in parameters if parameter.grad is not None)
     if not slope < 1e-6:
         raise RuntimeError(f"the scaling did not reach a minimum of the NLL: its slope is {slope:.1e}")

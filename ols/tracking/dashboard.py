@@ -139,7 +139,7 @@ def add_hparams(writer: SummaryWriter, config: dict[str, Any], metrics: dict[str
     }
     shown = {tag: value for tag, value in metrics.items() if tag.rpartition("/")[2] in COMPARED}
     for summary in hparams(chosen, shown):
-        writer.file_writer.add_summary(summary)
+        writer._get_file_writer().add_summary(summary)
 
 
 def add_projector(

@@ -447,6 +447,11 @@ def test_the_page_stands_alone_and_the_json_is_complete(clean, tmp_path):
     assert len(page) < 200_000
 
 
+def test_no_pair_of_thumbnails_is_compared_without_an_error():
+    nobody = np.empty(0, np.int64)
+    assert near.alike(np.zeros((5, 256), np.uint8), nobody, nobody).tolist() == []
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not RADIOLOGY13.is_dir(), reason=f"no {RADIOLOGY13}: the faults above are planted in drawn images")
 def test_real_images_have_no_exact_leak_and_known_near_copies(tmp_path):
