@@ -19,7 +19,8 @@ import torch
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
-from ols.metrics import CalibrationHistogram, ClassificationMetrics
+from ols.metrics.calibration import CalibrationHistogram
+from ols.metrics.classification import ClassificationMetrics
 from ols.runs.environment import environment_record
 
 SIZES = ((256, 165), (1024, 165), (256, 1000))

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ols.keyed import keyed_order
 from ols.losses import OnlineLabelSmoothing, build_loss
 from ols.losses.ols_fixed_point import ols_fixed_point
-from ols.metrics import CalibrationHistogram
+from ols.metrics.calibration import CalibrationHistogram
 from ols.metrics.posterior import posterior_calibration, soft_label_recovery
 from ols.phantoms import PHANTOM_CLASSES, PhantomConfig, read_labels, reader_confusion, render_phantoms
 from ols.runs.environment import environment_record

@@ -59,6 +59,7 @@ LIGHT = {
     "ols.losses": HEAVY,
     "ols.config": HEAVY,
     "ols.data": ("torch", "numpy", "PIL", *HEAVY),
+    "ols.metrics.measures": ("torch", "numpy", *HEAVY),
     "ols.phantoms": ("torch", *HEAVY),
 }
 LOSSES_MAY_IMPORT = {"torch"} | set(sys.stdlib_module_names)

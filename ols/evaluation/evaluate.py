@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from ols.data.loading import Loader
 from ols.evaluation.predictions import Predictions
-from ols.metrics import ClassificationMetrics, reliability_intervals
+from ols.metrics.calibration_error import reliability_intervals
+from ols.metrics.classification import ClassificationMetrics
 
 Autocast = Callable[[], AbstractContextManager]
 

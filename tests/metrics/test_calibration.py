@@ -6,8 +6,8 @@ from scipy.optimize import brentq
 from scipy.stats import binomtest, norm
 from sklearn.metrics import brier_score_loss, log_loss
 
-from ols.metrics import CalibrationHistogram, reliability_intervals
-from ols.metrics.calibration_error import ECE_BINS
+from ols.metrics.calibration import CalibrationHistogram
+from ols.metrics.calibration_error import ECE_BINS, reliability_intervals
 from ols.metrics.calibration_noise import ece_noise
 
 

@@ -10,7 +10,8 @@ from sklearn.metrics import (
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from ols.metrics import CalibrationHistogram, ClassificationMetrics
+from ols.metrics.calibration import CalibrationHistogram
+from ols.metrics.classification import ClassificationMetrics
 
 
 def test_accuracies_agree_with_scikit_learn_over_uneven_batches():

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from ols.evaluation.predictions import Predictions
-from ols.metrics import CalibrationHistogram, ClassificationMetrics, reliability_intervals
-from ols.metrics.calibration_error import calibration_errors
+from ols.metrics.calibration import CalibrationHistogram
+from ols.metrics.calibration_error import calibration_errors, reliability_intervals
 from ols.metrics.calibration_noise import ece_noise
+from ols.metrics.classification import ClassificationMetrics
 from ols.metrics.embeddings import embedding_metrics
 from ols.metrics.scaling import TemperatureScaling
 from ols.metrics.selective import is_correct, maximum_probability, normalized_maximum_logit, selective_metrics
