@@ -18,11 +18,11 @@ from ols.config import NearestKeyParser
 from ols.phantoms import write_phantoms
 from ols.runs.folder import RunFolder
 from ols.studies.durations import estimate, record_seconds
-from ols.studies.grid import SEED, Run, Study, plan_runs
+from ols.studies.grid import Run, Study, plan_runs
 from ols.studies.jobs import Ended, Job, run_jobs
+from ols.studies.labels import LOSS, SEED, is_within
 
 LAST_LINES = 15  # of a failed run's log
-COMPARED = "loss"  # axis that the command at the end compares along
 
 
 def parse_study(argv: Sequence[str] | None = None) -> tuple[Study, list[Run], bool]:
@@ -128,13 +128,13 @@ def has_predictions(run_dir: Path) -> bool:
 def comparison_command(study: Study) -> str:
     """Return the command that compares the losses of a study, or else the values of its first axis that is no seed."""
     axes = {axis.name: axis.section_keys for axis in study.list_axes() if axis.name != SEED}
-    along = COMPARED if COMPARED in axes or not axes else next(iter(axes))
-    keys = axes.pop(along, [COMPARED])
+    along = LOSS if LOSS in axes or not axes else next(iter(axes))
+    keys = axes.pop(along, [LOSS])
     options = ["--output", f"{study.folder}/comparison"]
-    if keys != [COMPARED]:
+    if keys != [LOSS]:
         options += ["--along", *keys]
     # Options of losses are part of the loss, and losses are told apart in every comparison.
-    within = [key for keys in axes.values() for key in keys if key.split(".")[0] != COMPARED]
+    within = [key for keys in axes.values() for key in keys if not is_within(key, [LOSS])]
     if within:
         options += ["--within", *within]
     return f"python {_recipe('compare.py')} {shlex.quote(study.folder)}/runs/* {shlex.join(options)}"

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ols.files import append_line
-from ols.studies.grid import SEED, Run
+from ols.studies.grid import Run
+from ols.studies.labels import LOSS, SEED
 
-ALIKE = ("loss", SEED)  # axes whose values take about the same time
+ALIKE = (LOSS, SEED)  # axes whose values take about the same time
 
 
 def record_seconds(file: Path, run: Run, seconds: float, *, parallel: int) -> None:

@@ -18,10 +18,10 @@ from typing import Any, Literal
 
 from ols.config import Config, parse_config
 from ols.runs.folder import RunFolder, config_differences, flat_config, flatten
+from ols.studies.labels import LOSS, MODEL, SEED, is_within
 
 # Axes whose values are the values of one key that is written often.
-SHORT_NAMES = {"loss": "loss.name", "model": "model.name", "lr": "optim.peak_lr"}
-SEED = "seed"
+SHORT_NAMES = {LOSS: "loss.name", MODEL: "model.name", "lr": "optim.peak_lr"}
 # What a study sets in each run, or never sets, so that neither an axis nor the overrides can.
 RESERVED_KEYS = ("run_dir", "dry_run", "config")
 MOST_NAME_BYTES = 120  # of a cell; file systems allow 255, of which names of locks and logs need some
@@ -48,7 +48,7 @@ class Axis:
     @property
     def section_keys(self) -> list[str]:
         """The same, or the section of the configuration that the axis is named for, where they all lie in it."""
-        return [self.name] if all(_within(key, self.name) for key in self.keys) else self.keys
+        return [self.name] if all(is_within(key, [self.name]) for key in self.keys) else self.keys
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ def check_overrides(axes: Sequence[Axis], keys: Iterable[str]) -> None:
         varied |= {key: f"the axis {axis.name} does" for key in keys_of_axis}
     for key in keys:
         for of_study, who in varied.items():
-            if _within(key, of_study) or _within(of_study, key):
+            if _overlap(key, of_study):
                 raise ValueError(f"overrides cannot set {key}: {who}")
 
 
@@ -248,9 +248,9 @@ def _build_axis(name: str, values: Any) -> Axis:
         for label, config in values.items():
             if not isinstance(config, Mapping):
                 raise ValueError(f"axes.{name}.{label} must be a mapping of configuration, got {config!r}")
-            if name == "loss" and "name" not in config:
+            if name == LOSS and "name" not in config:
                 raise ValueError(f"axes.loss.{label} has no name")
-            by_label[str(label)] = flatten(dict(config), "loss." if name == "loss" else "")
+            by_label[str(label)] = flatten(dict(config), "loss." if name == LOSS else "")
     else:
         for value in values:
             if isinstance(value, list | Mapping):
@@ -280,16 +280,16 @@ def _check_keys(axes: Sequence[Axis]) -> None:
     setting: dict[str, str] = {}
     for axis in axes:
         for key in axis.keys:
-            if any(_within(key, reserved) for reserved in RESERVED_KEYS):
+            if is_within(key, RESERVED_KEYS):
                 raise ValueError(f"axes.{axis.name} cannot set {key}: the study does")
             for other_key, other in setting.items():
-                if _within(key, other_key) or _within(other_key, key):
+                if _overlap(key, other_key):
                     raise ValueError(f"axes.{other} and axes.{axis.name} both set {key}")
         setting |= dict.fromkeys(axis.keys, axis.name)
 
 
-def _within(key: str, section: str) -> bool:
-    return key == section or key.startswith(f"{section}.")
+def _overlap(key: str, other: str) -> bool:
+    return is_within(key, [other]) or is_within(other, [key])
 
 
 def _options(flat: dict[str, Any]) -> list[str]:
