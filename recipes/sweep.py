@@ -1,7 +1,7 @@
-"""Train losses x architectures x seeds: `python recipes/sweep.py SWEEP.yaml [--dry_run] [overrides]`.
+"""Train every cell of a study: `python recipes/sweep.py STUDY.yaml [--dry_run] [overrides]`.
 
-The same command typed again skips what is complete and continues what is not. Keys of the sweep can be given on the
-command line (`--parallel 2`, `--seeds [0,1]`); all other options go to every run (`--data.root <folder>`).
+The same command typed again skips what is complete and continues what is not. Keys of the study can be given on the
+command line (`--parallel 2`, `--axes.seed [0,1]`); all other options go to every run (`--data.root <folder>`).
 """
 
 import os
@@ -16,40 +16,54 @@ import yaml
 
 from ols.config import NearestKeyParser
 from ols.phantoms import write_phantoms
-from ols.studies.sweep import Ended, Job, Run, Sweep, estimate, plan_runs, record_seconds, run_jobs
+from ols.runs.folder import RunFolder
+from ols.studies.durations import estimate, record_seconds
+from ols.studies.grid import Run, Study, plan_runs
+from ols.studies.jobs import Ended, Job, run_jobs
+from ols.studies.labels import LOSS, SEED, is_within
 
 LAST_LINES = 15  # of a failed run's log
 
 
-def parse_sweep(argv: Sequence[str] | None = None) -> tuple[Sweep, list[Run], bool]:
-    """Read a sweep: its description, its runs, and whether they are only listed."""
-    first = PlainParser(description=__doc__, usage="%(prog)s SWEEP.yaml [--dry_run] [overrides]", allow_abbrev=False)
-    first.add_argument("sweep", type=Path, help="YAML file")
+def parse_study(argv: Sequence[str] | None = None) -> tuple[Study, list[Run], bool]:
+    """Read a study: its description, its runs, and whether they are only listed."""
+    first = PlainParser(description=__doc__, usage="%(prog)s STUDY.yaml [--dry_run] [overrides]", allow_abbrev=False)
+    first.add_argument("study", type=Path, help="YAML file")
     first.add_argument("--dry_run", action="store_true", help="list commands and estimated time")
-    keys = [field.name for field in fields(Sweep)]
+    keys = [field.name for field in fields(Study)]
     for key in keys:
         first.add_argument(f"--{key}", help="instead of the file's")
     known, overrides = first.parse_known_args(argv)
-    if not known.sweep.is_file():
-        first.error(f"no such file: {known.sweep}")
+    if not known.study.is_file():
+        first.error(f"no such file: {known.study}")
     parser = NearestKeyParser()
-    parser.add_class_arguments(Sweep)
+    parser.add_class_arguments(Study)
     given = [f"--{key}={getattr(known, key)}" for key in keys if getattr(known, key) is not None]
-    values = parser.parse_args(given, namespace=parser.parse_object(yaml.safe_load(known.sweep.read_text())))
+    values = parser.parse_args(given, namespace=parser.parse_object(yaml.safe_load(known.study.read_text()))).as_dict()
+
+    # Values of single axes
+    of_axes = PlainParser(add_help=False, allow_abbrev=False)
+    for name in values["axes"]:
+        of_axes.add_argument(f"--axes.{name}", dest=name, type=yaml.safe_load)
+    axes, overrides = of_axes.parse_known_args(overrides)
+    values["axes"] |= {name: new for name, new in vars(axes).items() if new is not None}
+    for token in overrides:
+        if token.startswith("--axes."):
+            first.error(f"{token}: no such axis; the study has {', '.join(values['axes'])}")
     try:
-        sweep = Sweep(**values.as_dict())
-        return sweep, plan_runs(sweep, known.sweep, overrides), known.dry_run
-    except ValueError as error:
+        study = Study(**values)
+        return study, plan_runs(study, known.study, overrides), known.dry_run
+    except (FileNotFoundError, ValueError) as error:
         first.error(str(error))
 
 
-def main(sweep: Sweep, runs: list[Run], *, dry_run: bool) -> int:
-    """Run a sweep; return the exit status: 0, 1 where a run failed, 130 where it was stopped."""
-    folder = Path(sweep.folder)
+def main(study: Study, runs: list[Run], *, dry_run: bool) -> int:
+    """Run a study; return the exit status: 0, 1 where a run failed, 130 where it was stopped."""
+    folder = Path(study.folder)
     logs, seconds = folder / "logs", folder / "logs" / "seconds.jsonl"
     by_name = {run.run_dir.name: run for run in runs}
     jobs = [
-        Job(name, [*sweep.launcher, _recipe("pretrain.py"), *run.arguments], lambda run=run: run.is_complete)
+        Job(name, [*study.launcher, _recipe("pretrain.py"), *run.arguments], lambda run=run: run.is_complete)
         for name, run in by_name.items()
     ]
     if dry_run:
@@ -57,7 +71,7 @@ def main(sweep: Sweep, runs: list[Run], *, dry_run: bool) -> int:
             run = by_name[job.name]
             state = "complete" if run.is_complete else "continues" if run.has_begun else "to do"
             print(f"{state:9}  {shlex.join(job.command)}")
-        print(estimate(seconds, runs, parallel=sweep.parallel))
+        print(estimate(seconds, runs, parallel=study.parallel))
         return 0
 
     # Phantoms, once for all runs
@@ -68,17 +82,17 @@ def main(sweep: Sweep, runs: list[Run], *, dry_run: bool) -> int:
     # Train; only a run that is made in one go tells how long a run takes
     anew = {run.run_dir.name for run in runs if not run.has_begun}
     ends = []
-    for ended in run_jobs(jobs, logs, parallel=sweep.parallel):
+    for ended in run_jobs(jobs, logs, parallel=study.parallel):
         ends.append(ended)
         report(ended)
         if ended.outcome == "done" and ended.job.name in anew:
-            record_seconds(seconds, by_name[ended.job.name], ended.seconds, parallel=sweep.parallel)
+            record_seconds(seconds, by_name[ended.job.name], ended.seconds, parallel=study.parallel)
 
     # Evaluate
     complete = [run.run_dir for run in runs if run.is_complete]
     missing = [run_dir for run_dir in complete if not has_predictions(run_dir)]
-    if sweep.evaluate and missing and not any(ended.outcome == "stopped" for ended in ends):
-        command = [*sweep.launcher, _recipe("evaluate.py"), *map(str, missing)]
+    if study.evaluate and missing and not any(ended.outcome == "stopped" for ended in ends):
+        command = [*study.launcher, _recipe("evaluate.py"), *map(str, missing)]
         job = Job("evaluate", command, lambda: all(map(has_predictions, missing)))
         for ended in run_jobs([job], logs, parallel=1):
             ends.append(ended)
@@ -93,8 +107,7 @@ def main(sweep: Sweep, runs: list[Run], *, dry_run: bool) -> int:
     print(f"\n{len(complete)} of {len(runs)} runs are complete")
     if outcomes & {"failed", "stopped"}:
         print(f"continue     {shlex.join([Path(sys.executable).name, *sys.argv])}")
-    several = " --allow model" if len(sweep.architectures) > 1 else ""
-    print(f"compare      python {_recipe('compare.py')} {folder}/runs/*-seed* --output {folder}/comparison{several}")
+    print(f"compare      {comparison_command(study)}")
     from ols.tracking.dashboard import write_comparison_page  # takes seconds
 
     page = write_comparison_page(folder / "runs", runs=list(by_name))
@@ -110,7 +123,22 @@ def report(ended: Ended) -> None:
 
 def has_predictions(run_dir: Path) -> bool:
     """Return whether a run was evaluated."""
-    return (run_dir / "evaluation" / "test.safetensors").is_file()
+    return RunFolder(run_dir).predictions("test").is_file()
+
+
+def comparison_command(study: Study) -> str:
+    """Return the command that compares the losses of a study, or else the values of its first axis that is no seed."""
+    axes = {axis.name: axis.section_keys for axis in study.list_axes() if axis.name != SEED}
+    along = LOSS if LOSS in axes or not axes else next(iter(axes))
+    keys = axes.pop(along, [LOSS])
+    options = ["--output", f"{study.folder}/comparison"]
+    if keys != [LOSS]:
+        options += ["--along", *keys]
+    # Options of losses are part of the loss, and losses are told apart in every comparison.
+    within = [key for keys in axes.values() for key in keys if not is_within(key, [LOSS])]
+    if within:
+        options += ["--within", *within]
+    return f"python {_recipe('compare.py')} {shlex.quote(study.folder)}/runs/* {shlex.join(options)}"
 
 
 def _recipe(name: str) -> str:
@@ -118,5 +146,5 @@ def _recipe(name: str) -> str:
 
 
 if __name__ == "__main__":
-    sweep, runs, dry_run = parse_sweep()
-    sys.exit(main(sweep, runs, dry_run=dry_run))
+    study, runs, dry_run = parse_study()
+    sys.exit(main(study, runs, dry_run=dry_run))

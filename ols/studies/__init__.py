@@ -1,1 +1,1 @@
-"""Many runs: how they are planned, started and compared."""
+"""Many runs: what is varied, who starts and watches them, and what their comparison shows."""

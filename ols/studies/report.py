@@ -1,45 +1,58 @@
-"""A comparison of losses as others read it: words, tables, CSV and a figure."""
+"""A comparison as others read it: words, tables, CSV and a picture."""
 
 import csv
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from io import BytesIO, StringIO
 from pathlib import Path
 
-from matplotlib.figure import Figure as Canvas
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from ols.files import write_file
+from ols.metrics.measures import MEASURES
 from ols.metrics.resampling import sign_flip_floor
-from ols.studies.comparison import FIGURES, RESAMPLES, Comparison, EvaluatedRun, Summary
+from ols.studies.comparison import Comparison, Summary, describe
+from ols.studies.evaluated_runs import RESAMPLES, EvaluatedRun
+from ols.studies.labels import say
 
 SHOWN = 0.05  # adjusted p below which a difference is called shown
 
 
-def write_report(
+def write_comparison(
     folder: Path,
     runs: Sequence[EvaluatedRun],
     summaries: Sequence[Summary],
     comparisons: Sequence[Comparison],
     conditions: str,
 ) -> None:
-    """Write `comparison.md`, `comparison.png`, `runs.csv`, `losses.csv` and `comparisons.csv`, all of format 1."""
-    folder.mkdir(parents=True, exist_ok=True)
-    text = f"{markdown(summaries, comparisons, conditions)}\n![Every run and the mean of each loss](comparison.png)\n"
-    (folder / "comparison.md").write_text(text)
-    draw_runs(runs).savefig(folder / "comparison.png", dpi=150)
+    """Write `comparison.md`, `comparison.png`, `runs.csv`, `summaries.csv` and `comparisons.csv`, all of format 1.
+
+    Args:
+        folder: Where to; it is made.
+        runs: Runs that were compared.
+        summaries: What `summarise` returns of them.
+        comparisons: What `compare_runs` returns of them.
+        conditions: Under which the numbers were made, in a sentence.
+    """
+    text = f"{markdown(summaries, comparisons, conditions)}\n![Every run and the mean of its kind](comparison.png)\n"
+    write_file(folder / "comparison.md", text)
+    picture = BytesIO()
+    draw_runs(runs).savefig(picture, format="png", dpi=150)
+    write_file(folder / "comparison.png", picture.getvalue())
     _write_csv(
         folder / "runs.csv",
         [
-            {"run": run.run_dir.name, "architecture": run.architecture, "loss": run.loss, "seed": run.seed}
-            | {"test_images": run.test_images, "temperature": run.temperature, **run.figures}
+            {"run": run.run_dir.name, **run.setting, run.axis: run.label, "seed": run.seed}
+            | {"test_images": run.test_images, "temperature": run.temperature, **run.measures}
             for run in runs
         ],
     )
     _write_csv(
-        folder / "losses.csv",
+        folder / "summaries.csv",
         [
-            {"architecture": s.architecture, "loss": s.loss, "seeds": s.seeds}
+            {**s.setting, s.axis: s.label, "seeds": s.seeds}
             | {
                 f"{name}_{what}": v
                 for name in s.mean
@@ -48,103 +61,116 @@ def write_report(
             for s in summaries
         ],
     )
-    _write_csv(folder / "comparisons.csv", [asdict(comparison) for comparison in comparisons])
+    names = ("reference", "measure", "seeds", "difference", "low", "high", "p_images", "p_seeds")
+    _write_csv(
+        folder / "comparisons.csv",
+        [{**c.setting, c.axis: c.label} | {name: getattr(c, name) for name in names} for c in comparisons],
+    )
 
 
 def markdown(summaries: Sequence[Summary], comparisons: Sequence[Comparison], conditions: str) -> str:
     """Return the tables and what they show in words, as Markdown."""
-    figures = [name for name in FIGURES if name in summaries[0].mean]
-    header = ["loss", "seeds", *(f"{FIGURES[name].name}{_arrow(name)}" for name in figures), "temperature"]
-    several = len({summary.architecture for summary in summaries}) > 1
-    parts = ["# Losses compared", conditions]
-    for architecture in dict.fromkeys(summary.architecture for summary in summaries):
+    axis = summaries[0].axis
+    measures = [name for name in summaries[0].mean if name in MEASURES]
+    header = [axis, "seeds", *map(_heading, measures), "temperature"]
+    settings = [dict(setting) for setting in dict.fromkeys(tuple(s.setting.items()) for s in summaries)]
+    parts = [f"# Runs compared along {axis}", conditions]
+    for setting in settings:
+        where = f", {describe(setting)}" if describe(setting) else ""
         rows = [
-            [s.loss, str(s.seeds), *(_mean(name, s) for name in figures), _mean("temperature", s)]
+            [s.label, str(s.seeds), *(_mean(name, s) for name in measures), _mean("temperature", s)]
             for s in summaries
-            if s.architecture == architecture
+            if s.setting == setting
         ]
-        parts += [f"## Mean and standard deviation over seeds, {architecture}", _table(header, rows)]
+        parts += [f"## Mean and standard deviation over seeds{where}", _table(header, rows)]
         parts.append(
-            "Scaled: after temperature scaling, fitted on the validation split. Null: the ECE that chance alone would "
-            "give a perfectly calibrated model with the same confidences."
+            "Scaled: after temperature scaling, fitted on the validation split. ECE: "
+            f"{MEASURES['ece'].note}. Null: the ECE that chance alone would give a perfectly calibrated model with the "
+            "same confidences."
         )
-        own = [c for c in comparisons if c.architecture == architecture]
+        own = [c for c in comparisons if c.setting == setting]
         if own:
-            parts += [f"## Differences from {own[0].reference}, {architecture}", _floor(own), _difference_table(own)]
-            parts.append(f"## What is shown and what is not{f', {architecture}' if several else ''}")
-            parts += [_paragraph(own, loss) for loss in dict.fromkeys(c.loss for c in own)]
+            parts += [f"## Differences from {own[0].reference}{where}", _floor(own), _difference_table(own)]
+            parts.append(f"## What is shown and what is not{where if settings[1:] else ''}")
+            parts += [_paragraph(own, label) for label in dict.fromkeys(c.label for c in own)]
     return "\n\n".join(parts) + "\n"
 
 
 def sentences(comparisons: Sequence[Comparison]) -> list[str]:
-    """Say in words what the tests of one loss show, and what not: a sentence for each verdict.
+    """Say in words what the tests of one value show, and what not: a sentence for each verdict.
 
     Args:
-        comparisons: Of one loss with its reference, in any figures.
+        comparisons: Those of one value with its reference, in any measures.
     """
     verdicts: dict[str, list[str]] = {}
     for c in comparisons:
         verdicts.setdefault(_verdict(c), []).append(_finding(c))
-    loss, reference = comparisons[0].loss, comparisons[0].reference
-    return [f"{verdict}: {loss} has {'; '.join(found)} than {reference}." for verdict, found in verdicts.items()]
+    first = comparisons[0]
+    label, reference = say(first.axis, first.label), say(first.axis, first.reference)
+    return [f"{verdict}: {label} has {'; '.join(found)} than {reference}." for verdict, found in verdicts.items()]
 
 
-def draw_runs(runs: Sequence[EvaluatedRun]) -> Canvas:
-    """Draw a panel for each figure: a point for each run, a line at the mean of each loss, raw beside scaled."""
-    names = [name for name in FIGURES if name in runs[0].figures and FIGURES[name].scaled is not True]
-    groups = list(dict.fromkeys((run.architecture, run.loss) for run in runs))
-    several = len({architecture for architecture, _ in groups}) > 1
-    ticks = [f"{loss}\n{architecture}" if several else loss for architecture, loss in groups]
+def draw_runs(runs: Sequence[EvaluatedRun]) -> Figure:
+    """Draw a panel for each measure: a point for each run, a line at the mean over seeds, raw beside scaled."""
+    names = [name for name in runs[0].measures if MEASURES[name].scaled is not True]
+    groups = list(dict.fromkeys(map(_group, runs)))
+    several = len({where for where, _ in groups}) > 1
+    ticks = [f"{label}\n{where}" if several else label for where, label in groups]
     columns = 3
     rows = math.ceil(len(names) / columns)
-    canvas = Canvas(figsize=(4.4 * columns, 0.8 + rows * (1.2 + 0.28 * len(groups))), layout="constrained")
+    canvas = Figure(figsize=(4.4 * columns, 0.8 + rows * (1.2 + 0.28 * len(groups))), layout="constrained")
     panels = canvas.subplots(rows, columns, squeeze=False, sharey=True).flat
     for axes, name in zip(panels, names, strict=False):
-        pair = [name, f"{name}_scaled"] if FIGURES[name].scaled is False else [name]
-        unit = 100 if FIGURES[name].percent else 1
+        pair = [name, f"{name}_scaled"] if MEASURES[name].scaled is False else [name]
+        unit = 100 if MEASURES[name].percent else 1
         for key, color, shift in zip(pair, ("#4c78a8", "#e45756"), (-0.17, 0.17) if pair[1:] else (0.0,), strict=False):
             for row, group in enumerate(groups):
-                values = [unit * run.figures[key] for run in runs if (run.architecture, run.loss) == group]
+                values = [unit * run.measures[key] for run in runs if _group(run) == group]
                 axes.plot(values, [row + shift] * len(values), "o", color=color, markersize=4, alpha=0.55, mew=0)
                 mean = sum(values) / len(values)
                 axes.plot([mean, mean], [row + shift - 0.16, row + shift + 0.16], color=color, linewidth=2)
-        axes.set_title(f"{FIGURES[name].name}{' [%]' if unit == 100 else ''}{_arrow(name)}", fontsize=10)
+        axes.set_title(f"{MEASURES[name].label}{' [%]' if unit == 100 else ''} {MEASURES[name].arrow}", fontsize=10)
         axes.set_yticks(range(len(groups)), ticks, fontsize=8)
         axes.grid(axis="x", color="0.9")
         axes.set_axisbelow(True)
         axes.tick_params(labelsize=8)
         axes.margins(x=0.08)
     panels = list(canvas.axes)
-    panels[0].invert_yaxis()  # shared: the first loss on top
+    panels[0].invert_yaxis()  # shared: the first group on top
     for axes in panels[len(names) :]:
         axes.remove()
     handles = [
         Line2D([], [], color=color, marker="o", markersize=4, label=label)
         for color, label in (("#4c78a8", "raw"), ("#e45756", "temperature-scaled"))
     ]
-    seeds = Counter((run.architecture, run.loss) for run in runs).values()
+    seeds = Counter(map(_group, runs)).values()
     count = f"{min(seeds)}" if min(seeds) == max(seeds) else f"{min(seeds)} to {max(seeds)}"
     title = f"a point is a run, a line the mean; {count} seeds, {runs[0].test_images:,} test images"
     canvas.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9, title=title)
     return canvas
 
 
-def _paragraph(own: Sequence[Comparison], loss: str) -> str:
-    return f"**{loss}**\n\n" + "\n".join(f"- {sentence}" for sentence in sentences([c for c in own if c.loss == loss]))
+def _group(run: EvaluatedRun) -> tuple[str, str]:
+    return describe(run.setting), run.label
+
+
+def _paragraph(own: Sequence[Comparison], label: str) -> str:
+    words = sentences([c for c in own if c.label == label])
+    return f"**{label}**\n\n" + "\n".join(f"- {sentence}" for sentence in words)
 
 
 def _finding(c: Comparison) -> str:
-    figure = FIGURES[c.figure]
+    measure = MEASURES[c.measure]
     way = "higher" if c.difference > 0 else "lower" if c.difference < 0 else "no other"
     if c.difference:
-        way += " (better)" if (c.difference > 0) == figure.higher_is_better else " (worse)"
-    numbers = [f"difference {_signed(c.figure, c.difference)}"]
+        way += " (better)" if (c.difference > 0) == measure.higher_is_better else " (worse)"
+    numbers = [f"difference {_signed(c.measure, c.difference)}"]
     if not math.isnan(c.p_images):
-        low, high = (_signed(c.figure, value, unit=False) for value in (c.low, c.high))
+        low, high = (_signed(c.measure, value, unit=False) for value in (c.low, c.high))
         numbers.append(f"95 % interval {low} to {high}, Holm p {_p(c.p_images)}")
     if not math.isnan(c.p_seeds):
         numbers.append(f"over seeds Holm p {_p(c.p_seeds)}")
-    return f"{way} {figure.name} ({', '.join(numbers)})"
+    return f"{way} {measure.label} ({', '.join(numbers)})"
 
 
 def _verdict(c: Comparison) -> str:
@@ -161,14 +187,14 @@ def _verdict(c: Comparison) -> str:
 
 
 def _floor(own: Sequence[Comparison]) -> str:
-    losses = len({c.loss for c in own})
+    values = len({c.label for c in own})
     lines = [
-        "Loss less reference, mean over shared seeds. Over images: the test images are drawn anew with replacement "
-        f"{RESAMPLES:,} times, the same for all runs, which stay as they are; a basic 95 % interval, and the p of its "
-        "test. Over seeds: the two-sided p of a sign-flip test of the paired differences. Both p are adjusted by Holm "
-        f"over the {losses} {'loss' if losses == 1 else 'losses'} of a column, not over columns. 'Shown' is an "
-        f"adjusted p below {SHOWN}. Where a model is close to perfectly calibrated, the interval of its ECE is too "
-        "narrow."
+        f"Difference: value of {own[0].axis} less reference, mean over shared seeds. Over images: the test images are "
+        f"drawn anew with replacement {RESAMPLES:,} times, the same for all runs, which stay as they are; a basic 95 % "
+        "interval, and the p of its test. Over seeds: the two-sided p of a sign-flip test of the paired differences. "
+        f"Both p are adjusted by Holm over the {values} {'value' if values == 1 else 'values'} of a column, not "
+        f"over columns. 'Shown' is an adjusted p below {SHOWN}. Where a model is close to perfectly calibrated, the "
+        "interval of its ECE is too narrow."
     ]
     for seeds in sorted({c.seeds for c in own}):
         if seeds < 2:
@@ -176,27 +202,27 @@ def _floor(own: Sequence[Comparison]) -> str:
             continue
         floor = sign_flip_floor(seeds)
         line = f"With {seeds} seeds no p over seeds below {floor:.2g} is possible"
-        if losses > 1:
-            line += f", and the smallest of {losses} is not below {min(1, losses * floor):.2g} when adjusted"
-        lines.append(line + (": nothing can be shown of other seeds." if losses * floor >= SHOWN else "."))
+        if values > 1:
+            line += f", and the smallest of {values} is not below {min(1, values * floor):.2g} when adjusted"
+        lines.append(line + (": nothing can be shown of other seeds." if values * floor >= SHOWN else "."))
     return " ".join(lines)
 
 
 def _difference_table(own: Sequence[Comparison]) -> str:
-    figures = list(dict.fromkeys(c.figure for c in own))
+    measures = list(dict.fromkeys(c.measure for c in own))
     rows = []
-    for loss in dict.fromkeys(c.loss for c in own):
-        cells = {c.figure: _difference(c) for c in own if c.loss == loss}
-        rows.append([loss, *(cells[figure] for figure in figures)])
-    header = ["loss", *(f"{FIGURES[figure].name}{_arrow(figure)}" for figure in figures)]
+    for label in dict.fromkeys(c.label for c in own):
+        cells = {c.measure: _difference(c) for c in own if c.label == label}
+        rows.append([label, *(cells[measure] for measure in measures)])
+    header = [own[0].axis, *map(_heading, measures)]
     legend = "A cell: difference [interval over images], adjusted p over images; adjusted p over seeds."
     return f"{_table(header, rows)}\n\n{legend}"
 
 
 def _difference(c: Comparison) -> str:
-    cell = _signed(c.figure, c.difference, unit=False)
+    cell = _signed(c.measure, c.difference, unit=False)
     if not math.isnan(c.p_images):
-        low, high = (_signed(c.figure, value, unit=False) for value in (c.low, c.high))
+        low, high = (_signed(c.measure, value, unit=False) for value in (c.low, c.high))
         cell += f" [{low}, {high}], p {_p(c.p_images)}"
     return cell + (f"; p {_p(c.p_seeds)}" if not math.isnan(c.p_seeds) else "")
 
@@ -208,15 +234,15 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _mean(name: str, summary: Summary) -> str:
     mean, deviation = summary.mean[name], summary.deviation[name]
-    percent = name in FIGURES and FIGURES[name].percent
+    percent = name in MEASURES and MEASURES[name].percent
     null = f" (null {summary.mean[f'{name}_null']:.4f})" if f"{name}_null" in summary.mean else ""
     if math.isnan(deviation):
         return f"{100 * mean:.2f} %" if percent else f"{mean:.4f}{null}"
     return f"{100 * mean:.2f} ± {100 * deviation:.2f} %" if percent else f"{mean:.4f} ± {deviation:.4f}{null}"
 
 
-def _signed(figure: str, value: float, *, unit: bool = True) -> str:
-    if FIGURES[figure].percent:
+def _signed(measure: str, value: float, *, unit: bool = True) -> str:
+    if MEASURES[measure].percent:
         return f"{100 * value:+.2f}" + (" points" if unit else "")
     return f"{value:+.4f}"
 
@@ -225,12 +251,13 @@ def _p(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _arrow(name: str) -> str:
-    return " ↑" if FIGURES[name].higher_is_better else " ↓"
+def _heading(name: str) -> str:
+    return f"{MEASURES[name].label} {MEASURES[name].arrow}"
 
 
 def _write_csv(path: Path, rows: Sequence[dict]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["format", *rows[0]] if rows else ["format"])
-        writer.writeheader()
-        writer.writerows({"format": 1, **row} for row in rows)
+    file = StringIO()
+    writer = csv.DictWriter(file, ["format", *rows[0]] if rows else ["format"])
+    writer.writeheader()
+    writer.writerows({"format": 1, **row} for row in rows)
+    write_file(path, file.getvalue())

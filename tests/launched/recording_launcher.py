@@ -1,8 +1,9 @@
 """Stands in for a launcher: records the command line, behaves as its environment says, leaves what a run leaves.
 
-Environment: SWEEP_RECORD, a folder. `calls` in it receives a line per start. `<run>.fail` makes a run fail.
+Environment: STUDY_RECORD, a folder. `calls` in it receives a line per start. `<run>.fail` makes a run fail.
 `<run>.hold` makes it wait until that file is gone or SIGTERM comes, which it survives by leaving a checkpoint and
-ending well. `<run>.stop` makes it send SIGTERM to the sweep first. `<run>.yaml` is what it writes as configuration.
+ending well. `<run>.stop` makes it first send SIGTERM to whoever started it. `<run>.yaml` is the configuration that it
+writes.
 """
 
 import os
@@ -12,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-record = Path(os.environ["SWEEP_RECORD"])
+record = Path(os.environ["STUDY_RECORD"])
 script, *arguments = sys.argv[1:]
 if Path(script).name == "evaluate.py":
     name, run_dir = "evaluate", None

@@ -1,0 +1,53 @@
+"""How long the rest of a study takes, from what its runs have taken so far."""
+
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from ols.files import append_line
+from ols.studies.grid import Run
+from ols.studies.labels import LOSS, SEED
+
+ALIKE = (LOSS, SEED)  # axes whose values take about the same time
+
+
+def record_seconds(file: Path, run: Run, seconds: float, *, parallel: int) -> None:
+    """Append how long a run took from its start to its end, and how many ran at a time."""
+    record = {"format": 1, "run": run.run_dir.name, "kind": kind_of(run), "parallel": parallel}
+    append_line(file, json.dumps(record | {"seconds": round(seconds, 1)}))
+
+
+def estimate(file: Path, runs: Sequence[Run], *, parallel: int) -> str:
+    """Say how long the runs that are left take, from the measured seconds of earlier ones and nothing else.
+
+    Args:
+        file: What `record_seconds` wrote.
+        runs: Runs of the study.
+        parallel: Runs at a time; only what was measured so is used.
+    """
+    left = [run for run in runs if not run.is_complete]
+    if not left:
+        return "all runs are complete"
+    records = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    lines, total = [], 0.0
+    for kind in dict.fromkeys(map(kind_of, left)):
+        seconds = [r["seconds"] for r in records if (r["kind"], r["parallel"]) == (kind, parallel)]
+        count = sum(kind_of(run) == kind for run in left)
+        if not seconds:
+            lines.append(f"{kind}: {count} runs left, time not known: none measured {parallel} at a time")
+            continue
+        median = statistics.median(seconds)
+        total += count * median / parallel
+        measured = f"median of {len(seconds)} measured {parallel} at a time"
+        lines.append(f"{kind}: {count} runs left, {median:,.0f} s each ({measured})")
+    if total:
+        begun = sum(run.has_begun for run in left)
+        lines.append(f"about {total / 3600:.2f} h" + (f", less what {begun} begun runs have done" if begun else ""))
+    return "\n".join(lines)
+
+
+def kind_of(run: Run) -> str:
+    """Return what runs that take about the same time have in common: the model, and labels of what else is varied."""
+    labels = {axis: label for axis, label in run.cell.labels.items() if axis not in ALIKE}
+    return " ".join(dict.fromkeys([run.config.model.name, *labels.values()]))

@@ -1,0 +1,51 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from ols.config import Config
+from ols.studies.durations import estimate, record_seconds
+from ols.studies.grid import Run, Study, list_cells
+
+
+@pytest.fixture
+def runs(tmp_path) -> list[Run]:
+    """Four runs of each of two sizes, that differ in loss and seed."""
+    axes = {"loss": ["hard", "ols"], "data.image_size": [32, 64], "seed": [0, 1]}
+    cells = list_cells(Study("study", ["a.yaml"], axes).list_axes())
+    return [Run(tmp_path / cell.name, cell, [], Config()) for cell in cells]
+
+
+def test_time_is_told_from_runs_that_differ_in_loss_and_seed_alone_and_ran_as_many_at_a_time(runs, tmp_path):
+    file = tmp_path / "seconds.jsonl"
+    assert "resnet50 32: 4 runs left, time not known: none measured 1 at a time" in estimate(file, runs, parallel=1)
+    small = [run for run in runs if run.cell.labels["data.image_size"] == "32"]
+    for run, seconds in zip(small, (1000, 1800, 5000), strict=False):
+        record_seconds(file, run, seconds, parallel=1)
+    assert json.loads(file.read_text().splitlines()[0])["format"] == 1
+    assert estimate(file, runs, parallel=1).splitlines() == [
+        "resnet50 32: 4 runs left, 1,800 s each (median of 3 measured 1 at a time)",
+        "resnet50 64: 4 runs left, time not known: none measured 1 at a time",
+        "about 2.00 h",
+    ]
+    unmeasured = estimate(file, runs, parallel=2).splitlines()
+    assert len(unmeasured) == 2
+    assert all("time not known: none measured 2 at a time" in line for line in unmeasured)
+
+
+def test_complete_runs_take_no_time_and_begun_ones_less(runs, tmp_path):
+    file = tmp_path / "seconds.jsonl"
+    record_seconds(file, runs[0], 3600, parallel=2)
+    small = [run for run in runs if run.cell.labels["data.image_size"] == "32"]
+    (small[0].run_dir / "checkpoints" / "epoch-0001").mkdir(parents=True)
+    for run in small[1:3]:
+        _complete(run.run_dir)
+    assert estimate(file, small, parallel=2).splitlines()[1:] == ["about 1.00 h, less what 1 begun runs have done"]
+    for run in small:
+        _complete(run.run_dir)
+    assert estimate(file, small, parallel=2) == "all runs are complete"
+
+
+def _complete(run_dir: Path) -> None:
+    (run_dir / "export").mkdir(parents=True, exist_ok=True)
+    (run_dir / "export" / "config.json").touch()
