@@ -5,6 +5,7 @@ their schema. Nothing heavy is imported, so that `--help` and a wrong key answer
 """
 
 import difflib
+import os
 import re
 import sys
 from argparse import ArgumentParser as PlainParser
@@ -20,6 +21,7 @@ from ols.losses import LOSSES, LabelLoss, find_loss
 from ols.phantoms import PhantomConfig
 from ols.tasks import find_task
 
+SECTIONS = {"data", "phantoms", "model", "optim", "train", "loss"}
 SWITCHES = ("dry_run", "profile")  # may stand on the command line without a value
 
 
@@ -202,6 +204,10 @@ class TrainConfig:
                 raise ValueError(f"train.{name} must be at least 1, got {value}")
         if self.checkpoint_every_minutes is not None and not self.checkpoint_every_minutes > 0:
             raise ValueError(f"train.checkpoint_every_minutes must be positive, got {self.checkpoint_every_minutes}")
+        if self.clip_grad_norm is not None and not self.clip_grad_norm > 0:
+            raise ValueError(
+                f"train.clip_grad_norm must be positive, or null to clip nothing, got {self.clip_grad_norm}"
+            )
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"train.ema_decay must lie in (0, 1), got {self.ema_decay}")
 
@@ -259,14 +265,29 @@ class Config:
 
     def resolve(self) -> "Config":
         """Return the configuration with derived values filled in, and a dry run's folder kept apart."""
-        data = replace(self.data, resize_size=self.data.resize_size or round(self.data.image_size * 8 / 7))
-        name = f"{Path(self.data.root).name}-{self.model.name}-{self.loss['name']}-seed{self.seed}"
-        run_dir = self.run_dir or f"runs/{name}"
+        data = replace(
+            self.data,
+            root=expand_home(self.data.root),
+            splits=expand_home(self.data.splits),
+            resize_size=self.data.resize_size or round(self.data.image_size * 8 / 7),
+        )
+        model = replace(self.model, init_from=expand_home(self.model.init_from))
+        name = f"{Path(data.root).name}-{model.name}-{self.loss['name']}-seed{self.seed}"
+        # Names such as hf_hub:timm/resnet50 and local-dir:/exports/one make a folder's name, too.
+        run_dir = expand_home(self.run_dir) or f"runs/{re.sub(r'[^A-Za-z0-9_.+-]+', '-', name)}"
         train = replace(self.train, select_by=find_task(self.task).selecting(self.train.select_by))
         if self.dry_run:
             train = replace(train, epochs=1, log_every_steps=1)
-            return replace(self, run_dir=f"{run_dir}-dry_run", resume="never", data=data, train=train)
-        return replace(self, run_dir=run_dir, data=data, train=train)
+            run_dir, resume = f"{run_dir.rstrip('/')}-dry_run", "never"
+        else:
+            resume = self.resume
+        teacher = expand_home(self.teacher)
+        return replace(self, run_dir=run_dir, resume=resume, data=data, model=model, train=train, teacher=teacher)
+
+
+def expand_home(path: str | None) -> str | None:
+    """Return a path with the user's home folder for a leading `~`, which shells leave in `--key=~/folder`."""
+    return None if path is None else os.path.expanduser(path)
 
 
 def config_from(values: dict[str, Any]) -> Config:
@@ -323,31 +344,24 @@ def parse_config(default: Path, argv: Sequence[str] | None = None) -> Config:
     """
     first = PlainParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", action="append", type=Path)
-    first.add_argument("--loss.name", dest="loss_name")
+    first.add_argument("--loss.name", "--loss", dest="loss_name")
     first.add_argument("--task")
     for switch in SWITCHES:
         first.add_argument(f"--{switch}", nargs="?", const="true")
     known, overrides = first.parse_known_args(argv)
     overrides += [f"--{switch}={value}" for switch in SWITCHES if (value := getattr(known, switch)) is not None]
 
-    files: dict[str, Any] = {}
-    for path in known.config or [default]:
-        if not path.is_file():
-            first.error(f"--config: no such file: {path}")
-        files = _merge(files, yaml.safe_load(path.read_text()) or {})
-    files["task"] = known.task or files.get("task", "multiclass")
-    loss = files.setdefault("loss", {})
     try:
-        file_name = loss.setdefault("name", find_task(files["task"]).default_loss)
-        name = known.loss_name or file_name
-        loss_class = find_loss(name)
+        files: dict[str, Any] = {}
+        for path in known.config or [default]:
+            files = merge_configs(files, read_config_file(path.expanduser()))
+        files["task"] = known.task or files.get("task", "multiclass")
+        if known.loss_name:
+            files = merge_configs(files, {"loss": {"name": known.loss_name}})
+        loss = files.setdefault("loss", {})
+        loss_class = find_loss(loss.setdefault("name", find_task(files["task"]).default_loss))
     except ValueError as error:
         first.error(str(error))
-    if name != file_name:
-        dropped = ", ".join(f"{key}={value}" for key, value in loss.items() if key != "name")
-        if dropped:
-            print(f"loss.name {file_name} -> {name}: dropped the configured {dropped}", file=sys.stderr)
-        files["loss"] = {"name": name}
 
     parser = _build_parser(loss_class)
     parsed = parser.parse_args(overrides, namespace=parser.parse_object(files))
@@ -371,6 +385,42 @@ def _build_parser(loss_class: type[LabelLoss]) -> NearestKeyParser:
         instantiate=False,
     )
     return parser
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """Read a YAML file of a configuration: sections of keys; one that is empty changes nothing.
+
+    Raises:
+        ValueError: There is no such file, or it is no such YAML; the message names it.
+    """
+    if not path.is_file():
+        raise ValueError(f"--config: no such file: {path}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ValueError(f"--config: cannot read {path} as YAML in UTF-8: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"--config: {path} must hold keys and values, got a {type(values).__name__}")
+    values = {key: value for key, value in values.items() if value is not None or key not in SECTIONS}
+    for key in SECTIONS & values.keys():
+        if key == "loss" and isinstance(values[key], str):
+            values[key] = {"name": values[key]}
+        if not isinstance(values[key], dict):
+            raise ValueError(f"--config: {path}: {key} must hold keys and values, got {values[key]!r}")
+    return values
+
+
+def merge_configs(base: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]:
+    """Return `base` with the keys of `override`, section by section.
+
+    Where `override` names another loss, the options of the one before are dropped, with a word.
+    """
+    before, name = base.get("loss", {}), override.get("loss", {}).get("name")
+    if name is not None and name != before.get("name"):
+        if dropped := ", ".join(f"{key}={value}" for key, value in before.items() if key != "name"):
+            print(f"loss.name {before.get('name')} -> {name}: dropped the configured {dropped}", file=sys.stderr)
+        base = {**base, "loss": {}}
+    return _merge(base, override)
 
 
 def _merge(base: dict, override: dict) -> dict:

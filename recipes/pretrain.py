@@ -103,7 +103,13 @@ def run(config: Config, accelerator: "Accelerator", folder: "RunFolder") -> None
     task = build_task(config.task, loaders.classes, loaders.groups)
 
     # Model
-    model = build_model(config.model.name, task.num_outputs, config.data.in_chans, pretrained=config.model.pretrained)
+    model = build_model(
+        config.model.name,
+        task.num_outputs,
+        config.data.in_chans,
+        image_size=config.data.image_size,
+        pretrained=config.model.pretrained,
+    )
     if config.model.init_from:
         accelerator.print(start_from_export(model, Path(config.model.init_from)))
     accelerator.print(f"data  {loaders.description}\ntask  {task.describe()}")

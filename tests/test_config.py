@@ -141,3 +141,61 @@ def test_the_config_can_be_printed(capsys):
     with pytest.raises(SystemExit, match="0"):
         _parse("--print_config")
     assert yaml.safe_load(capsys.readouterr().out)["model"]["name"] == "test_resnet"
+
+
+def _refused_text(capsys, *argv: str) -> str:
+    with pytest.raises(SystemExit):
+        parse_config(QUICKSTART, list(argv))
+    return capsys.readouterr().err
+
+
+def test_a_loss_may_be_given_by_its_name_alone(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("loss: label_smoothing\n")
+    for given in (["--config", str(file)], ["--loss", "label_smoothing"], ["--loss=label_smoothing"]):
+        assert parse_config(QUICKSTART, given).loss["name"] == "label_smoothing"
+
+
+def test_an_empty_section_changes_nothing_and_another_kind_is_refused_with_its_file(tmp_path, capsys):
+    file = tmp_path / "mine.yaml"
+    file.write_text("optim:\ndata: {image_size: 48}\nloss:\n")
+    assert parse_config(QUICKSTART, ["--config", str(QUICKSTART), "--config", str(file)]).data.image_size == 48
+    file.write_text("optim: 3\n")
+    assert f"{file}: optim must hold keys and values, got 3" in _refused_text(capsys, "--config", str(file))
+
+
+@pytest.mark.parametrize("content", [b"a:\t- b: c", b"- 1", b"na\xf6me: 1", b"data: [", b"{"])
+def test_a_broken_file_among_several_is_named(tmp_path, capsys, content):
+    file = tmp_path / "broken.yaml"
+    file.write_bytes(content)
+    assert str(file) in _refused_text(capsys, "--config", str(QUICKSTART), "--config", str(file))
+
+
+def test_a_file_that_names_another_loss_drops_the_options_of_the_first_with_a_word(tmp_path, capsys):
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text("loss: {name: ols, hard_weight: 0.3}\n")
+    second.write_text("loss: {name: label_smoothing, smoothing: 0.2}\n")
+    config = parse_config(QUICKSTART, ["--config", str(first), "--config", str(second)])
+    assert (config.loss["name"], config.loss["smoothing"]) == ("label_smoothing", 0.2)
+    assert "loss.name ols -> label_smoothing: dropped the configured hard_weight=0.3" in capsys.readouterr().err
+    same = parse_config(QUICKSTART, ["--config", str(first), "--config", str(first), "--loss", "ols"])
+    assert same.loss["hard_weight"] == 0.3
+
+
+def test_the_home_folder_stands_for_a_tilde_in_every_path(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    paths = {"run_dir": "~/r", "teacher": "~/t", "data.root": "~/d", "data.splits": "~/s", "model.init_from": "~/m"}
+    config = asdict(parse_config(QUICKSTART, [f"--{key}={path}" for key, path in paths.items()]))
+    found = [config["run_dir"], config["teacher"], *(config["data"][key] for key in ("root", "splits"))]
+    assert [*found, config["model"]["init_from"]] == [str(tmp_path / name) for name in "rtdsm"]
+
+
+def test_a_model_with_slashes_in_its_name_makes_one_folder():
+    config = parse_config(QUICKSTART, ["--model.name=hf_hub:timm/resnet50.a1_in1k"])
+    assert config.run_dir == "runs/phantoms-hf_hub-timm-resnet50.a1_in1k-ols-seed0"
+
+
+@pytest.mark.parametrize("value", ["0", "-1"])
+def test_clipping_to_nothing_is_refused(capsys, value):
+    said = _refused_text(capsys, f"--train.clip_grad_norm={value}")
+    assert "train.clip_grad_norm must be positive, or null to clip nothing" in said

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ols.config import ModelConfig
 from ols.data.transforms import Preprocessing
 from ols.files import written_aside
+from ols.models.build import model_arguments
 from ols.models.start import DEFAULT, load_into, pretrained_normalization
 
 FORMAT = 1
@@ -49,7 +50,7 @@ def export_model(
         "architecture": architecture,
         "num_classes": len(classes),
         "num_features": model.num_features,
-        "model_args": {"in_chans": channels, "num_classes": len(classes)},
+        "model_args": model_arguments(architecture, len(classes), channels, size),
         "pretrained_cfg": {
             "num_classes": len(classes),
             "input_size": [channels, size, size],

@@ -58,7 +58,8 @@ class Trained:
         """
         folder = self.weights.parent
         if self.classes is None:
-            model = build_model(self.architecture, len(classes), self.preprocessing.in_chans)
+            channels, size = self.preprocessing.in_chans, self.preprocessing.image_size
+            model = build_model(self.architecture, len(classes), channels, image_size=size)
             tensors = load_tensors(folder, self.weights.stem)
             found = num_outputs(model, tensors)
             if found != len(classes):

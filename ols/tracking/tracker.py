@@ -4,6 +4,8 @@ import json
 import math
 import os
 import shlex
+import warnings
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -48,12 +50,9 @@ class Tracker:
         write_file(folder.config, config)
         append_line(folder.environment, json.dumps({"format": FORMAT, "images_seen": images_seen, **self.environment}))
         write_file(folder.command, f"{command}\n")
-        folder.metrics.touch()
-        if folder.metrics.stat().st_size > metrics_bytes:
-            os.truncate(folder.metrics, metrics_bytes)
+        records = _continue_records(folder.metrics, metrics_bytes)
         self._writer = SummaryWriter(str(folder), purge_step=purge_from)
-        for line in self.folder.metrics.read_text().splitlines():
-            record = json.loads(line)
+        for record in records:
             if record["images_seen"] >= purge_from:
                 values = {tag: math.nan if value is None else value for tag, value in record.items() if "/" in tag}
                 self._add_scalars(values, record["images_seen"])
@@ -136,3 +135,29 @@ class Tracker:
     def _add_scalars(self, values: dict[str, float], images_seen: int) -> None:
         for tag, value in values.items():
             self._writer.add_scalar(tag, value, images_seen)
+
+
+def _continue_records(path: Path, length: int) -> list[dict[str, Any]]:
+    """Cut metrics.jsonl to the bytes that it had where a run continues, and return its records.
+
+    A file that is shorter than that, or damaged, is set aside with a warning, and the run goes on with what is intact.
+    """
+    content = path.read_bytes() if path.exists() else b""
+    lines, records = content[:length].splitlines(keepends=True), []
+    for line in lines:
+        try:
+            records.append(json.loads(line))
+        except ValueError:  # UnicodeDecodeError is one
+            break
+    if len(content) >= length and len(records) == len(lines):
+        with path.open("ab") as file:
+            file.truncate(length)
+        return records
+    aside = path.with_name(f"damaged-{path.name}")
+    path.replace(aside)
+    write_file(path, b"".join(lines[: len(records)]))
+    warnings.warn(
+        f"{path} was truncated or altered: its first {len(records)} records are kept; as it was, it is {aside}",
+        stacklevel=2,
+    )
+    return records

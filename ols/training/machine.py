@@ -15,12 +15,18 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     """Set up device, precision and processes.
 
     Raises:
-        ValueError: The precision needs another device.
+        ValueError: The precision needs another device, or the launcher was told another one.
         RuntimeError: The launcher started several processes, but Accelerate does not see them.
     """
     torch.use_deterministic_algorithms(config.deterministic)
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which they need, before the first use of the GPU
+    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")  # by `accelerate launch`, or by Accelerate's own file
+    if asked not in ("no", config.precision):
+        raise ValueError(
+            f"the launcher asks for mixed precision {asked}, and train.precision is {config.precision}: set "
+            f"--train.precision {asked if asked in ('bf16', 'fp16') else 'bf16'}, or launch with --mixed_precision no"
+        )
     # Without `cpu=True`, Accelerate takes CPU ranks for unrelated single processes.
     cpu = config.device == "cpu" or not torch.accelerator.is_available()
     if config.precision == "fp16" and cpu:

@@ -134,3 +134,23 @@ def test_figures_show_what_they_are_given(tmp_path):
     tracker.log_figure("soft_labels/matrix", heatmap, images_seen=5)
     tracker.close()
     assert _events(tmp_path).Tags()["images"] == ["val/reliability", "soft_labels/matrix"]
+
+
+@pytest.mark.parametrize(("damage", "kept"), [(lambda b: b[:-30], 1), (lambda b: b"", 0), (lambda b: b"\xff" + b, 0)])
+def test_damaged_metrics_are_set_aside_with_a_warning_and_what_is_intact_is_kept(tmp_path, damage, kept):
+    tracker = _tracker(tmp_path)
+    tracker.start(images_seen=0)
+    for images_seen in (5, 10):
+        tracker.log({"train/loss": 0.5}, images_seen=images_seen, epoch=0)
+    place = tracker.flush()
+    tracker.close()
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(damaged := damage(path.read_bytes()))
+    tracker = _tracker(tmp_path)
+    with pytest.warns(UserWarning, match=rf"metrics\.jsonl was truncated or altered: its first {kept} records"):
+        tracker.start(images_seen=10, metrics_bytes=place, purge_from=11)
+    tracker.log({"train/loss": 0.25}, images_seen=15, epoch=0)
+    tracker.close()
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [record["images_seen"] for record in records] == [*[5, 10][:kept], 15]
+    assert (tmp_path / "damaged-metrics.jsonl").read_bytes() == damaged

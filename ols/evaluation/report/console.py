@@ -3,7 +3,7 @@
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ols.data.loaders import Loaders, class_counts
@@ -32,17 +32,32 @@ def describe_cost(model: nn.Module, loaders: Loaders, *, epochs: int) -> str:
     """Return parameters, optimizer steps and arithmetic of a run; the arithmetic is counted on the meta device."""
     preprocessing, batches = loaders.train.preprocessing, loaders.train.batches
     image = torch.empty(1, preprocessing.in_chans, preprocessing.image_size, preprocessing.image_size, device="meta")
-    on_meta = copy.deepcopy(model).to("meta", torch.float32).eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        on_meta(image)
-    forward = counter.get_total_flops()
+    forward = _count_operations(model, image)
     steps, images = epochs * batches.steps, epochs * batches.steps * batches.global_batch_size
     parameters = sum(parameter.numel() for parameter in model.parameters())
+    each, all_steps = "arithmetic that cannot be counted", ""
+    if forward is not None:
+        each = f"{forward / 1e9:.4g} GFLOP forward an image"
+        all_steps = f", about {3 * forward * images / 1e15:.4g} PFLOP"
     return (
-        f"model {parameters / 1e6:,.2f} M parameters, {forward / 1e9:.4g} GFLOP forward an image\n"
-        f"run   {epochs} epochs x {batches.steps:,} steps of {batches.global_batch_size} images = {steps:,} steps, "
-        f"about {3 * forward * images / 1e15:.4g} PFLOP"
+        f"model {parameters / 1e6:,.2f} M parameters, {each}\n"
+        f"run   {epochs} epochs x {batches.steps:,} steps of {batches.global_batch_size} images = {steps:,} steps"
+        f"{all_steps}"
     )
+
+
+def _count_operations(model: nn.Module, image: Tensor) -> int | None:
+    """Return the floating-point operations of a forward pass, counted on the meta device; None where that fails.
+
+    Some models do what the meta device or the counter cannot, and an estimate must not end a run.
+    """
+    try:
+        on_meta = copy.deepcopy(model).to("meta", torch.float32).eval()
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            on_meta(image)
+        return counter.get_total_flops()
+    except Exception:
+        return None
 
 
 def result_table(evaluations: dict[str, Evaluation], task: Task) -> str:
