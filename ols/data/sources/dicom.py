@@ -28,9 +28,9 @@ def read_dicom(path: str | Path) -> Image.Image:
     0 to 255. Rescale, window and VOI LUT are those of the frame's functional group, else of all frames', else of the
     file. An empty attribute is as good as an absent one: a slope is then 1, an intercept 0, and a window needs both
     its center and its width. Without VOI LUT and window the values are shown as they are: all that their bits allow
-    where these are 8 or fewer, else from the lowest to the highest value of the image. MONOCHROME1 is inverted;
-    a Presentation LUT Shape, where there is one, decides instead, as in dcmtk and dcm4che.
-    Colours are scaled by their number of bits, palettes by that of their entries.
+    where these are 8 or fewer, else from the lowest to the highest value of the image. MONOCHROME1 is inverted; a
+    Presentation LUT Shape, where there is one, decides instead, as in dcmtk. Colours are scaled by their number of
+    bits, palettes by that of their entries.
 
     Args:
         path: The file.
@@ -61,9 +61,9 @@ def read_dicom(path: str | Path) -> Image.Image:
 
 
 def _decode(dataset: "pydicom.Dataset") -> Image.Image:
-    if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+    if not any(dataset.get(name) for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         raise ValueError("the file holds no image")
-    frames = int(dataset.get("NumberOfFrames") or 1)
+    frames = int(_number(dataset, "NumberOfFrames") or 1)
     if frames > 1:
         raise ValueError(f"the file has {frames} frames; save each as a file of its own")
     kind = dataset.get("PhotometricInterpretation")

@@ -108,6 +108,7 @@ def test_a_palette_is_looked_up():
     [
         ("examples_ybr_color.dcm", r"examples_ybr_color\.dcm .*has 30 frames"),
         ("rtdose.dcm", r"rtdose\.dcm .*has 15 frames"),
+        ("badVR.dcm", r"badVR\.dcm .*NumberOfFrames is not a number: .*'1A'"),
         ("rtplan.dcm", r"rtplan\.dcm .*holds no image"),
         ("MR_truncated.dcm", r"MR_truncated\.dcm \(Explicit VR Little Endian\): .*8130 vs 8192"),
         (
@@ -634,6 +635,31 @@ def _voi(**changes) -> dict:
 )
 def test_tables_and_rescales_that_cannot_be_applied_are_named(tmp_path, elements, message):
     path = _write(tmp_path / "odd.dcm", np.zeros((2, 2), np.uint8), **elements)
+    with pytest.raises(ValueError, match=rf"odd\.dcm .*{message}"):
+        read_dicom(path)
+
+
+@pytest.mark.parametrize("value", ["absent", "empty"])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Rows", "'Rows'"),
+        ("BitsAllocated", "'Bits Allocated'"),
+        ("BitsStored", "'Bits Stored'"),
+        ("PixelRepresentation", "'Pixel Representation'"),
+        ("SamplesPerPixel", "'Samples per Pixel'"),
+        ("PhotometricInterpretation", "photometric interpretation"),
+        ("PixelData", "holds no image"),
+    ],
+)
+def test_what_an_image_must_have_is_named(tmp_path, name, message, value):
+    path = _write(tmp_path / "odd.dcm", np.zeros((2, 2), np.uint8))
+    dataset = pydicom.dcmread(path)
+    if value == "absent":
+        del dataset[name]
+    else:
+        dataset[name].value = None
+    dataset.save_as(path)
     with pytest.raises(ValueError, match=rf"odd\.dcm .*{message}"):
         read_dicom(path)
 
