@@ -27,3 +27,8 @@ def build_model(name: str, num_classes: int, in_chans: int = 1, *, pretrained: b
         near = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.5)
         raise ValueError(f"unknown model {name!r}; did you mean {', '.join(near) or 'one of timm.list_models()'}?")
     return timm.create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=in_chans)
+
+
+def architecture(model: nn.Module) -> str | None:
+    """Return timm's name of a model's architecture, without a tag of its weights; None where it does not say."""
+    return getattr(model, "pretrained_cfg", {}).get("architecture")
