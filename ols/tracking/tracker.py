@@ -56,7 +56,7 @@ class Tracker:
             record = json.loads(line)
             if record["images_seen"] >= purge_from:
                 values = {tag: math.nan if value is None else value for tag, value in record.items() if "/" in tag}
-                self._add_scalars(values, record["images_seen"])
+                _add_scalars(self._writer, values, record["images_seen"])
         if images_seen == 0:
             averaged = self.config.get("train", {}).get("ema_decay") is not None
             dashboard.add_layout(self._writer, ["val", "val_ema"] if averaged else ["val"])
@@ -70,7 +70,7 @@ class Tracker:
         finite = {tag: value if math.isfinite(value) else None for tag, value in values.items()}  # JSON has no NaN
         record = {"format": FORMAT, "epoch": epoch, "images_seen": images_seen, **finite}
         append_line(self.folder.metrics, json.dumps(record))
-        self._add_scalars(values, images_seen)
+        _add_scalars(self._writer, values, images_seen)
 
     def log_figure(self, tag: str, figure: Figure, *, images_seen: int) -> None:
         """Record a figure."""
@@ -133,6 +133,7 @@ class Tracker:
         if self._writer is not None:
             self._writer.close()
 
-    def _add_scalars(self, values: dict[str, float], images_seen: int) -> None:
-        for tag, value in values.items():
-            self._writer.add_scalar(tag, value, images_seen)
+
+def _add_scalars(writer: SummaryWriter, values: dict[str, float], images_seen: int) -> None:
+    for tag, value in values.items():
+        writer.add_scalar(tag, value, images_seen)
