@@ -13,6 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ols.files import append_line, write_file
 from ols.runs.folder import RunFolder
+from ols.tasks.task import Task
 from ols.tracking import dashboard
 
 FORMAT = 1
@@ -25,11 +26,21 @@ class Tracker:
         folder: Folder of the run.
         config: Resolved configuration, as nested dictionaries.
         environment: Versions, device, commit; `command` is the command line.
+        task: What is predicted, and which measures say how well.
         enabled: False on every process but the main one, where nothing is written.
     """
 
-    def __init__(self, folder: RunFolder, *, config: dict[str, Any], environment: dict[str, Any], enabled: bool):
+    def __init__(
+        self,
+        folder: RunFolder,
+        *,
+        config: dict[str, Any],
+        environment: dict[str, Any],
+        task: Task,
+        enabled: bool,
+    ):
         self.folder, self.config, self.environment, self.enabled = folder, config, environment, enabled
+        self.task = task
         self._writer: SummaryWriter | None = None  # None: nothing is written
 
     def start(self, *, images_seen: int, metrics_bytes: int = 0, purge_from: int = 0) -> None:
@@ -59,7 +70,7 @@ class Tracker:
                 _add_scalars(self._writer, values, record["images_seen"])
         if images_seen == 0:
             averaged = self.config.get("train", {}).get("ema_decay") is not None
-            dashboard.add_layout(self._writer, ["val", "val_ema"] if averaged else ["val"])
+            dashboard.add_layout(self._writer, self.task, ["val", "val_ema"] if averaged else ["val"])
             self.log_text("run/command", f"    {command}", images_seen=0)
             self.log_text("run/config", f"```\n{config}```", images_seen=0)
 
@@ -124,7 +135,7 @@ class Tracker:
         """
         if self._writer is None:
             return
-        dashboard.add_hparams(self._writer, self.config, metrics)
+        dashboard.add_hparams(self._writer, self.config, self.task, metrics)
         if soft_labels is not None:
             dashboard.add_projector(self._writer, "soft_labels", soft_labels, classes, groups, epoch=epoch)
 
