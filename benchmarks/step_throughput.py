@@ -39,6 +39,7 @@ from ols.losses import build_loss
 from ols.models.build import build_model
 from ols.runs.environment import available_cores, environment_record
 from ols.runs.folder import RunFolder
+from ols.tasks import build_task
 from ols.tracking.tracker import Tracker
 from ols.training.clock import DATA, FORECAST_STEPS
 from ols.training.machine import build_accelerator
@@ -141,13 +142,15 @@ class OurTrainer:
         optimizer = build_optimizer(model, options)
         steps = loader.batches.steps
         schedule = build_schedule(optimizer, options, epochs=100, steps_per_epoch=steps)
-        tracker = Tracker(RunFolder(folder), config={}, environment={"command": []}, enabled=True)
+        task = build_task("multiclass", loader.source.classes, loader.source.groups)
+        tracker = Tracker(RunFolder(folder), config={}, environment={"command": []}, task=task, enabled=True)
         tracker.start(images_seen=0)
         self.trainer = Trainer(
             config,
             seed=0,
             folder=RunFolder(folder),
             accelerator=build_accelerator(config),
+            task=task,
             model=model,
             loss=build_loss(loss, num_classes=CLASSES, reduction="sum"),
             optimizer=optimizer,

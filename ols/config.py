@@ -299,11 +299,11 @@ def config_from(values: dict[str, Any]) -> Config:
         TypeError: A key is unknown.
         ValueError: A value is wrong.
     """
-    sections = {
-        section.name: section.default_factory
-        for section in fields(Config)
-        if isinstance(section.default_factory, type) and is_dataclass(section.default_factory)
-    }
+    sections: dict[str, type] = {}
+    for section in fields(Config):
+        kind: object = section.default_factory
+        if isinstance(kind, type) and is_dataclass(kind):
+            sections[section.name] = kind
     if not isinstance(values, dict):
         raise TypeError(f"a configuration is a mapping, got {type(values).__name__}")
     built = {name: build(**values[name]) for name, build in sections.items() if name in values}

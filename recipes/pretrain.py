@@ -132,7 +132,13 @@ def run(config: Config, accelerator: "Accelerator", folder: "RunFolder") -> None
 
     # Train
     environment = environment_record(device, accelerator.num_processes, threads)
-    tracker = Tracker(folder, config=asdict(config), environment=environment, enabled=accelerator.is_main_process)
+    tracker = Tracker(
+        folder,
+        config=asdict(config),
+        environment=environment,
+        task=task,
+        enabled=accelerator.is_main_process,
+    )
     trainer = Trainer(
         config.train,
         seed=config.seed,
@@ -173,7 +179,7 @@ def run(config: Config, accelerator: "Accelerator", folder: "RunFolder") -> None
         tracker.close()
         print(f"\n{folder}, best epoch {best.epoch} of {config.train.epochs} by val {trainer.select_by}")
         print(result_table(results, task))
-        page = write_comparison_page(folder.path.parent)
+        page = write_comparison_page(folder.path.parent, task)
         print(f"\nexport       {folder.export}")
         print(f"curves       tensorboard --logdir {folder.path.parent}, then open {page}")
     accelerator.end_training()

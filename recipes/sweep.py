@@ -21,6 +21,7 @@ from ols.studies.durations import estimate, record_seconds
 from ols.studies.grid import Run, Study, plan_runs
 from ols.studies.jobs import Ended, Job, run_jobs
 from ols.studies.labels import LOSS, SEED, is_within
+from ols.tasks import find_task
 
 LAST_LINES = 15  # of a failed run's log
 
@@ -110,7 +111,7 @@ def main(study: Study, runs: list[Run], *, dry_run: bool) -> int:
     print(f"compare      {comparison_command(study)}")
     from ols.tracking.dashboard import write_comparison_page  # takes seconds
 
-    page = write_comparison_page(folder / "runs", runs=list(by_name))
+    page = write_comparison_page(folder / "runs", find_task(runs[0].config.task), runs=list(by_name))
     print(f"curves       tensorboard --logdir {folder}/runs, then open {page}")
     return 130 if "stopped" in outcomes else int("failed" in outcomes)
 

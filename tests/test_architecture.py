@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "ols.config": {"ols.losses", "ols.phantoms", "ols.tasks"},  # constructors are the schema of what they construct
     "ols.runs": {"ols.config", "ols.files", "ols.models", "ols.data.transforms"},
     "ols.evaluation": {"ols.tasks", "ols.metrics", "ols.data", "ols.files", "ols.models", "ols.runs", "ols.figures"},
-    "ols.tracking": {"ols.evaluation", "ols.tasks", "ols.files", "ols.runs", "ols.figures"},
+    "ols.tracking": {"ols.evaluation", "ols.tasks", "ols.metrics.measures", "ols.files", "ols.runs", "ols.figures"},
     "ols.audit": {"ols.data", "ols.files"},
     "ols.studies": {
         "ols.evaluation",

@@ -116,8 +116,8 @@ def predict(
         sample_ids=[loader.source.sample_id(index) for index in indices.tolist()],
         classes=loader.source.classes,
         groups=loader.source.groups,
-        features=whole["features"][order] if features else None,
         task=task.name,
+        features=whole["features"][order] if features else None,
     )
 
 

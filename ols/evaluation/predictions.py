@@ -26,8 +26,8 @@ class Predictions:
         sample_ids: Name of each sample, the same on every machine, `[N]`.
         classes: Label of each class, `[K]`.
         groups: Modality and anatomy of each class, `[K]`.
-        features: Penultimate features `[N, D]`, where they were asked for.
         task: What was predicted, a name of `ols.tasks.TASKS`.
+        features: Penultimate features `[N, D]`, where they were asked for.
         conditions: How they came about: versions, device, date, commit, and the like.
     """
 
@@ -37,9 +37,19 @@ class Predictions:
     sample_ids: list[str]
     classes: list[str]
     groups: list[str]
+    task: str
     features: Tensor | None = None
-    task: str = "multiclass"
     conditions: dict[str, Any] = field(default_factory=dict)
+
+    def required_features(self) -> Tensor:
+        """Return the penultimate features `[N, D]`.
+
+        Raises:
+            ValueError: They were not asked for.
+        """
+        if self.features is None:
+            raise ValueError("these predictions have no features")
+        return self.features
 
 
 def save_predictions(path: Path, predictions: Predictions) -> None:

@@ -79,7 +79,7 @@ class LabelLossCallback(TrainerCallback):
                 raise FileNotFoundError(f"{path} must exist to resume, written by this callback; {where}")
             with safe_open(path, "pt") as file:
                 values = OrderedDict((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
-                values._metadata = json.loads(file.metadata()["state_dict_metadata"])
+                values._metadata = json.loads(file.metadata()["state_dict_metadata"])  # type: ignore[attr-defined]  # torch's own, which its types leave out
             self.loss.load_state_dict(values)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any):
@@ -97,7 +97,7 @@ class LabelLossCallback(TrainerCallback):
         self.loss.sum_over_ranks()
         if args.should_save:
             values = self.loss.state_dict()
-            metadata = {"format": "1", "state_dict_metadata": json.dumps(values._metadata)}
+            metadata = {"format": "1", "state_dict_metadata": json.dumps(values._metadata)}  # type: ignore[attr-defined]  # torch's own, which its types leave out
             save_file(dict(values), _checkpoint(args, state) / FILE, metadata)
 
     def _end_epoch(self, state: TrainerState, control: TrainerControl) -> None:

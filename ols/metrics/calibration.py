@@ -48,8 +48,6 @@ class CalibrationHistogram(Metric):
     def __init__(self, num_classes: int | None = None, *, classwise: bool = False, **kwargs):
         if num_classes is not None and num_classes < 1:
             raise ValueError(f"num_classes must be positive, got {num_classes}")
-        if classwise and num_classes is None:
-            raise ValueError("classwise needs num_classes")
         super().__init__(**kwargs)
         self.set_dtype(torch.float64)
         self.add_state("bins", torch.zeros(FINE_BINS, 3, dtype=torch.float64), dist_reduce_fx="sum")
@@ -57,6 +55,8 @@ class CalibrationHistogram(Metric):
         self.add_state("seen", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.num_classes, self.classwise = num_classes, classwise
         if classwise:
+            if num_classes is None:
+                raise ValueError("classwise needs num_classes")
             excess = torch.zeros(num_classes, ECE_BINS, dtype=torch.float64)
             self.add_state("classwise_excess", excess, dist_reduce_fx="sum")
 
@@ -112,7 +112,7 @@ class CalibrationHistogram(Metric):
 
     def _add_classwise(self, probs: Tensor, target: Tensor) -> None:
         bin_index = (probs * ECE_BINS).ceil_().long().sub_(1).clamp_(min=0)
-        bin_index += ECE_BINS * torch.arange(self.num_classes, device=probs.device)
+        bin_index += ECE_BINS * torch.arange(len(self.classwise_excess), device=probs.device)
         flat = self.classwise_excess.view(-1)
         flat.index_add_(0, bin_index.view(-1), probs.view(-1))
         of_target = bin_index.gather(1, target[:, None]).squeeze(1)

@@ -17,14 +17,16 @@ class ComposedMetric(Metric):
         """Forget everything, the parts as well."""
         super().reset()
         for part in self.children():
-            part.reset()
+            if isinstance(part, Metric):
+                part.reset()
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Add a batch, and return the results of this batch alone, of this process alone."""
         alone = copy.deepcopy(self)
         alone.reset()
         for metric in alone.modules():
-            metric.sync_on_compute = False
+            if isinstance(metric, Metric):
+                metric.sync_on_compute = False
         alone.update(*args, **kwargs)
         self.update(*args, **kwargs)
         return alone.compute()

@@ -18,6 +18,7 @@ class Measure:
         percent: Whether it is a fraction that tables print in percent.
         scaled: Whether it is taken of logits divided by a temperature; None where that does not change it.
         note: What a reader may not know, such as its unit or how it is estimated.
+        interval: Whether every evaluation gives its 95 % interval, as `NAME_low` and `NAME_high`.
     """
 
     label: str
@@ -25,6 +26,7 @@ class Measure:
     percent: bool = False
     scaled: bool | None = None
     note: str = ""
+    interval: bool = False
 
     @property
     def arrow(self) -> str:
@@ -61,7 +63,7 @@ MEASURES = {
     "sensitivity": Measure("sensitivity", True, percent=True, note="positives that are predicted as such"),
     "specificity": Measure("specificity", True, percent=True, note="negatives that are predicted as such"),
     # Of the order that a score of the positive class gives
-    "auc": Measure("AUC", True, note="probability that a positive is scored above a negative"),
+    "auc": Measure("AUC", True, note="probability that a positive is scored above a negative", interval=True),
     "average_precision": Measure("average precision", True, note="precision over recall; chance is the prevalence"),
     "sensitivity_at_90_specificity": Measure("sensitivity at 90 % specificity", True, percent=True),
     # Of probabilities
@@ -78,7 +80,7 @@ MEASURES = {
     "mean_confidence": Measure("mean confidence", None, percent=True, scaled=False),
     "mean_confidence_on_errors": Measure("mean confidence on errors", False, percent=True, scaled=False),
     # Of calibration
-    "ece": Measure("ECE", False, scaled=False, note="15 bins of equal width"),
+    "ece": Measure("ECE", False, scaled=False, note="15 bins of equal width", interval=True),
     "overconfidence": Measure(
         "overconfidence", False, scaled=False, note="part of the ECE where confidence is above accuracy"
     ),

@@ -54,3 +54,8 @@ def model_arguments(name: str, num_classes: int, in_chans: int, image_size: int 
     if known is not None and known.fixed_input_size and image_size not in (None, known.input_size[-1]):
         arguments["img_size"] = image_size
     return arguments
+
+
+def architecture(model: nn.Module) -> str | None:
+    """Return timm's name of a model's architecture, without a tag of its weights; None where it does not say."""
+    return getattr(model, "pretrained_cfg", {}).get("architecture")

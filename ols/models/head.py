@@ -13,9 +13,10 @@ def find_head(model: nn.Module) -> dict[str, nn.Module]:
     """
     names = _as_names(getattr(model, "pretrained_cfg", {}).get("classifier"))
     if not names:
-        if not hasattr(model, "get_classifier"):
+        get_classifier = getattr(model, "get_classifier", None)
+        if get_classifier is None:
             raise ValueError(f"{type(model).__name__} is no model of timm's: it does not say what its head is")
-        own = model.get_classifier()
+        own = get_classifier()
         own = own if isinstance(own, tuple) else (own,)
         names = [name for name, module in model.named_modules() if any(module is layer for layer in own)]
     layers = {name: model.get_submodule(name) for name in names}

@@ -6,6 +6,7 @@ import timm
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
+from ols.models.build import architecture
 from ols.models.head import first_convolution_names, head_parameter_names
 
 DEFAULT = 0.5  # maps intensities to [-1, 1]
@@ -40,7 +41,7 @@ def load_into(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> s
     new = [name for name in misfits if name in head]
     if new != misfits or weights.keys() - own.keys():
         names = ", ".join(sorted({*misfits, *(weights.keys() - own.keys())}.difference(new)))
-        raise ValueError(f"{source} does not fit the model {model.pretrained_cfg.get('architecture')}: {names}")
+        raise ValueError(f"{source} does not fit the model {architecture(model)}: {names}")
     model.load_state_dict(weights | {name: own[name] for name in new})
     return line + (f"; new: {', '.join(new)}" if new else "")
 

@@ -107,7 +107,8 @@ def prune_checkpoints(folder: RunFolder, *, keep_last: int, keep: Path) -> None:
 def optimizer_tensors(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Split an optimizer's state into tensors, named `<parameter number>.<key>`, and what JSON can hold."""
     state = optimizer.state_dict()
-    tensors, rest = {}, {}
+    tensors: dict[str, Tensor] = {}
+    rest: dict[str, Any] = {}
     for number, values in state["state"].items():
         for key, value in values.items():
             (tensors if isinstance(value, Tensor) else rest)[f"{number}.{key}"] = value

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ols.config import ModelConfig
 from ols.data.transforms import Preprocessing
 from ols.files import written_aside
-from ols.models.build import model_arguments
+from ols.models.build import architecture, model_arguments
 from ols.models.start import DEFAULT, load_into, pretrained_normalization
 
 FORMAT = 1
@@ -27,7 +27,7 @@ def export_model(
     groups: list[str],
     preprocessing: Preprocessing,
     metrics: dict[str, float],
-    task: str = "multiclass",
+    task: str,
 ) -> None:
     """Write an export, which `timm.create_model("local-dir:<folder>", pretrained=True)` loads.
 
@@ -127,10 +127,9 @@ def start_from_export(model: nn.Module, folder: Path) -> str:
         ValueError: The export is of another format or architecture, or its other weights do not fit.
     """
     folder = find_export(folder)
-    architecture = load_description(folder)["architecture"].split(".")[0]
-    expected = model.pretrained_cfg.get("architecture")
-    if architecture != expected:
-        raise ValueError(f"{folder} is an export of {architecture}, and the model is {expected}")
+    found, expected = load_description(folder)["architecture"].split(".")[0], architecture(model)
+    if found != expected:
+        raise ValueError(f"{folder} is an export of {found}, and the model is {expected}")
     return load_into(model, _load_weights(folder), str(folder))
 
 

@@ -16,7 +16,7 @@ from ols.files import DamagedFileError, delete
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # a module that can be missing has no type
 
 # What may change while a run continues, because its results do not depend on it.
 FREE_KEYS = {

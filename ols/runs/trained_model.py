@@ -85,7 +85,7 @@ def find_trained(folder: Path, checkpoint: str = "export") -> Trained:
 
     Raises:
         FileNotFoundError: The folder holds no run and no export, or the run has no such checkpoint.
-        ValueError: A checkpoint is asked of an export alone.
+        ValueError: A checkpoint is asked of an export alone, or the run's configuration lacks what a run fills in.
     """
     if (folder / "config.json").is_file():
         if checkpoint != "export":
@@ -109,7 +109,9 @@ def find_trained(folder: Path, checkpoint: str = "export") -> Trained:
         known = ", ".join(path.name for path in run.list_checkpoints()) or "none"
         raise FileNotFoundError(f"{folder} has no checkpoint {checkpoint!r}; it has: {known}")
     data = config.data
-    mean, std = data.mean or Preprocessing.mean, data.std or Preprocessing.std
+    if data.resize_size is None:
+        raise ValueError(f"{run.config} has no data.resize_size, which a run writes there")
+    mean, std = tuple(data.mean or Preprocessing.mean), tuple(data.std or Preprocessing.std)
     return Trained(
         name=name,
         weights=place / ("ema.safetensors" if (place / "ema.safetensors").is_file() else "model.safetensors"),

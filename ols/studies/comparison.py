@@ -8,6 +8,7 @@ networks trained in the same way, by flipping signs of the differences of pairs.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -114,16 +115,29 @@ def compare_runs(runs: Sequence[EvaluatedRun], reference: str | None = None) -> 
             raise ValueError(f"no runs of {describe(dict(setting))} with the reference {reference}")
         others = {label: members for (s, label), members in groups.items() if s == setting and label != reference}
         for name in runs[0].measures:
-            found = []
+            found: dict[str, _Difference] = {}
             for label, members in others.items():
                 pairs = [(run, references[run.seed]) for run in members if run.seed in references]
                 if not pairs:
                     raise ValueError(f"{label} shares no seed with {reference} ({describe(dict(setting))})")
-                found.append((label, *_difference(name, pairs)))
-            p_images, p_seeds = (holm([row[column] for row in found]) for column in (5, 6))
+                found[label] = _difference(name, pairs)
+            p_images = holm([one.p_images for one in found.values()])
+            p_seeds = holm([one.p_seeds for one in found.values()])
             comparisons += [
-                Comparison(axis, label, reference, dict(setting), name, seeds, difference, low, high, *adjusted)
-                for (label, seeds, difference, low, high, *_), *adjusted in zip(found, p_images, p_seeds, strict=True)
+                Comparison(
+                    axis,
+                    label,
+                    reference,
+                    dict(setting),
+                    name,
+                    seeds=one.seeds,
+                    difference=one.difference,
+                    low=one.low,
+                    high=one.high,
+                    p_images=over_images,
+                    p_seeds=over_seeds,
+                )
+                for (label, one), over_images, over_seeds in zip(found.items(), p_images, p_seeds, strict=True)
             ]
     return comparisons
 
@@ -133,8 +147,18 @@ def describe(setting: dict[str, str]) -> str:
     return ", ".join(say(axis, label) for axis, label in setting.items() if label)
 
 
-def _difference(name: str, pairs: list[tuple[EvaluatedRun, EvaluatedRun]]) -> tuple[float, ...]:
-    """Return number of pairs, mean difference, its interval, and p over images and over seeds, not adjusted."""
+class _Difference(NamedTuple):
+    """Number of pairs, mean difference, its interval, and p over images and over seeds, not adjusted."""
+
+    seeds: int
+    difference: float
+    low: float
+    high: float
+    p_images: float
+    p_seeds: float
+
+
+def _difference(name: str, pairs: list[tuple[EvaluatedRun, EvaluatedRun]]) -> _Difference:
     differences = [run.measures[name] - other.measures[name] for run, other in pairs]
     difference = float(np.mean(differences))
     low = high = p_images = np.nan
@@ -143,7 +167,7 @@ def _difference(name: str, pairs: list[tuple[EvaluatedRun, EvaluatedRun]]) -> tu
         low, high = map(float, bootstrap_interval(difference, resampled))
         p_images = float(bootstrap_p(difference, resampled))
     p_seeds = sign_flip_test(differences) if len(pairs) > 1 else np.nan
-    return len(pairs), difference, low, high, p_images, p_seeds
+    return _Difference(len(pairs), difference, low, high, p_images, p_seeds)
 
 
 def _groups(runs: Sequence[EvaluatedRun]) -> dict[tuple[Setting, str], list[EvaluatedRun]]:

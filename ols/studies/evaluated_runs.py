@@ -151,8 +151,8 @@ def _place(
     columns = {name: axis_labels(flat, [name]) for name in (*always, *others)}
     settings = [{name: column[index] for name, column in columns.items()} for index in range(len(flat))]
     placed = zip(labels, settings, configs, strict=True)
-    same = Counter((label, *setting.values(), config.seed) for label, setting, config in placed)
-    for (*what, seed), count in same.items():
+    same = Counter(((label, *setting.values()), config.seed) for label, setting, config in placed)
+    for (what, seed), count in same.items():
         if count > 1:
             raise ValueError(f"{count} runs of {', '.join(filter(None, what))}, seed {seed}")
     return labels, settings
@@ -187,7 +187,7 @@ def _measure_against_truth(config: Config, test: Predictions, scaled: Tensor) ->
     if not config.data.phantoms or not config.phantoms.reader_noise:
         return {}
     posterior, latent = map(torch.from_numpy, known_posterior(config.phantoms, "test"))
-    found = {}
+    found: dict[str, float] = {}
     for suffix, logits in (("", test.logits), ("_scaled", scaled)):
         truth = posterior_calibration(logits, posterior, latent=latent[test.indices])
         found |= {f"{name}{suffix}": truth[name] for name in OF_POSTERIOR}

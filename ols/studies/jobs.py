@@ -18,7 +18,7 @@ from typing import IO, Literal
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # a module that can be missing has no type
 
 POLL_SECONDS = 0.2
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # which Windows lacks, as it lacks process groups
@@ -74,7 +74,8 @@ def run_jobs(jobs: Sequence[Job], folder: Path, *, parallel: int) -> Iterator[En
     before = {
         number: signal.signal(number, lambda n, _: signals.append(n)) for number in (signal.SIGINT, signal.SIGTERM)
     }
-    waiting, running, forwarded = list(jobs), [], 0
+    waiting, forwarded = list(jobs), 0
+    running: list[_Attempt] = []
     try:
         while running or (waiting and not signals):
             while waiting and len(running) < parallel and not signals:
@@ -107,7 +108,7 @@ class _Attempt:
     def poll(self, *, stopping: bool) -> Ended | None:
         """Start the job as soon as its lock is free; return how it ended, or None while it has not."""
         if self.process is not None:
-            return self._ended(stopping=stopping)
+            return self._ended(self.process, stopping=stopping)
         with self.lock.open("a+") as file:
             if not _take(file):
                 if not self.announced:
@@ -149,8 +150,8 @@ class _Attempt:
         self.started = time.monotonic()
         lock.write(str(self.process.pid))
 
-    def _ended(self, *, stopping: bool) -> Ended | None:
-        returncode = self.process.poll()
+    def _ended(self, process: subprocess.Popen, *, stopping: bool) -> Ended | None:
+        returncode = process.poll()
         if returncode is None:
             return None
         if returncode == 0 and self.job.is_complete():

@@ -119,8 +119,8 @@ def draw_runs(runs: Sequence[EvaluatedRun]) -> Figure:
     columns = 3
     rows = math.ceil(len(names) / columns)
     canvas = Figure(figsize=(4.4 * columns, 0.8 + rows * (1.2 + 0.28 * len(groups))), layout="constrained")
-    panels = canvas.subplots(rows, columns, squeeze=False, sharey=True).flat
-    for axes, name in zip(panels, names, strict=False):
+    grid = canvas.subplots(rows, columns, squeeze=False, sharey=True)
+    for axes, name in zip(grid.flat, names, strict=False):
         pair = [name, f"{name}_scaled"] if MEASURES[name].scaled is False else [name]
         unit = 100 if MEASURES[name].percent else 1
         for key, color, shift in zip(pair, ("#4c78a8", "#e45756"), (-0.17, 0.17) if pair[1:] else (0.0,), strict=False):

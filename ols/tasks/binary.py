@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from ols.tasks.classification import CALIBRATION, SELECTIVE, Classification
-from ols.tasks.task import Values
+from ols.tasks.task import TaskMetric, Values
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from torchmetrics import Metric
 
 
 class Binary(Classification):
@@ -23,9 +22,16 @@ class Binary(Classification):
     """
 
     name = "binary"
-    selects = ("auc", "average_precision", "balanced_accuracy", "top1", "nll")
-    line = ("auc", "sensitivity", "specificity", "average_precision", "brier_positive", "ece")
-    table = ("auc", "sensitivity", "specificity", "average_precision", "brier_positive", "ece")
+    selects: ClassVar[tuple[str, ...]] = ("auc", "average_precision", "balanced_accuracy", "top1", "nll")
+    line: ClassVar[tuple[str, ...]] = (
+        "auc",
+        "sensitivity",
+        "specificity",
+        "average_precision",
+        "brier_positive",
+        "ece",
+    )
+    table: ClassVar[tuple[str, ...]] = line
     report: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "Order": ("auc", "average_precision", "sensitivity_at_90_specificity"),
         "Accuracy": ("sensitivity", "specificity", "top1", "balanced_accuracy"),
@@ -44,7 +50,7 @@ class Binary(Classification):
         """Return which class is the positive one."""
         return f"{self.classes[1]} (positive) or {self.classes[0]}"
 
-    def build_metric(self, *, thorough: bool = False) -> "Metric":
+    def build_metric(self, *, thorough: bool = False) -> TaskMetric:
         """Build what measures the order of scores, accuracy and calibration."""
         from ols.metrics.binary import BinaryMetrics
 
@@ -63,8 +69,8 @@ class Binary(Classification):
         if not (positives and negatives):
             missing = "positive" if negatives else "negative" if positives else "image"
             return [f"The AUC is undefined, as there is no {missing}: {of}."]
-        if min(positives, negatives) == 1:
-            return [f"The AUC is {values['auc']:.4f} of {of}; one alone of either gives no interval."]
         low, high = values["auc_low"], values["auc_high"]
+        if min(positives, negatives) == 1 or low is None or high is None:
+            return [f"The AUC is {values['auc']:.4f} of {of}; one alone of either gives no interval."]
         verdict = "" if low > 0.5 or high < 0.5 else ", which cannot be told from chance"
         return [f"The AUC is {values['auc']:.4f} ({low:.4f} to {high:.4f}) of {of}{verdict}."]

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from ols.losses.base import LabelLoss
-from ols.tasks.task import Task
+from ols.tasks.task import Task, TaskMetric
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from torchmetrics import Metric
 
 CALIBRATION = (
     "ece",
@@ -32,9 +31,9 @@ class Classification(Task):
 
     name = "multiclass"
     default_loss = "ols"
-    selects = ("top1", "balanced_accuracy", "macro_f1", "nll")
-    line = ("top1", "top5", "balanced_accuracy", "nll", "ece")
-    table = ("top1", "top5", "balanced_accuracy", "macro_f1", "nll", "ece")
+    selects: ClassVar[tuple[str, ...]] = ("top1", "balanced_accuracy", "macro_f1", "nll")
+    line: ClassVar[tuple[str, ...]] = ("top1", "top5", "balanced_accuracy", "nll", "ece")
+    table: ClassVar[tuple[str, ...]] = ("top1", "top5", "balanced_accuracy", "macro_f1", "nll", "ece")
     report: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "Accuracy": ("top1", "top5", "balanced_accuracy", "macro_f1"),
         "Calibration": CALIBRATION,
@@ -69,7 +68,7 @@ class Classification(Task):
                 f"got {type(loss).__name__}, {found}"
             )
 
-    def build_metric(self, *, thorough: bool = False) -> "Metric":
+    def build_metric(self, *, thorough: bool = False) -> TaskMetric:
         """Build what measures accuracy and calibration; thoroughly, of every class's probability as well."""
         from ols.metrics.classification import ClassificationMetrics
 

@@ -6,8 +6,9 @@ add one, write a subclass and enter it in `ols.tasks.TASKS`.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
+import torch
 from torch import Tensor
 
 from ols.losses.base import LabelLoss
@@ -15,10 +16,33 @@ from ols.metrics.measures import find_measure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from torchmetrics import Metric
 
 Values = Mapping[str, float | None]
 """Measures by name, with what belongs to them: `auc`, `auc_low` and `auc_high`; None and NaN are undefined."""
+
+
+class TaskMetric(Protocol):
+    """What measures a split in one pass, and merges processes: torchmetrics' `Metric` with tables."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches have to be."""
+
+    def to(self, device: torch.device | str) -> object:
+        """Move it."""
+
+    def update(self, outputs: Tensor, targets: Tensor, /) -> None:
+        """Add a batch."""
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return scalars by name.
+
+        Among them are `count`, the number of images measured, and `nonfinite`, of those that were not as their outputs
+        are no numbers.
+        """
+
+    def tables(self) -> dict[str, Tensor]:
+        """Return what is no scalar, by name, for `Task.draw`."""
 
 
 class Task(ABC):
@@ -68,16 +92,11 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def build_metric(self, *, thorough: bool = False) -> "Metric":
+    def build_metric(self, *, thorough: bool = False) -> TaskMetric:
         """Build what measures a split in one pass, merging processes.
 
         Args:
             thorough: Whether to measure also what costs more time than all else, for a report.
-
-        Returns:
-            `update(outputs, targets)` takes a batch; `compute()` returns scalars by name, among them `count`, the
-            number of images measured, and `nonfinite`, of those that were not as their outputs are no numbers;
-            `tables()` returns tensors by name, for `draw`.
         """
 
     @abstractmethod

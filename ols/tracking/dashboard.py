@@ -18,11 +18,14 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from ols.files import write_file
+from ols.metrics.measures import MEASURES
+from ols.tasks.task import Task
 
 PERFECT = "perfect"
-PINNED = ("ece", "overconfidence", "underconfidence", "nll", "top1", "balanced_accuracy")
-COMPARED = ("auc", "top1", "balanced_accuracy", "nll", "ece", "ece_low", "ece_high", "ece_null", "smooth_ece")
 COMPARISON_PAGE = "comparison.html"
+
+SIGNED_PARTS = {"ece": ("overconfidence", "underconfidence")}  # shown where the measure is
+BELONGING = ("low", "high", "null")  # what belongs to a measure, as `NAME_low`
 
 # The page asks first, because a browser that is sent to a port where nothing listens shows only its own error.
 _PAGE = Template("""\
@@ -100,29 +103,39 @@ def write_perfect(log_dir: Path, prefix: str) -> None:
         add_reliability(writer, prefix, ends, images_seen=0)
 
 
-def add_layout(writer: SummaryWriter, prefixes: Sequence[str]) -> None:
-    """Lay out the Custom Scalars tab: the ECE with its 95 % interval, and its signed parts, of all runs.
+def pinned_measures(task: Task | type[Task]) -> list[str]:
+    """Return the measures that runs are compared by: those on the line of an epoch, and the ECE's signed parts."""
+    return [*task.line, *(part for name in task.line for part in SIGNED_PARTS.get(name, ()))]
+
+
+def add_layout(writer: SummaryWriter, task: Task, prefixes: Sequence[str]) -> None:
+    """Lay out the Custom Scalars tab: what has a 95 % interval with it, and the ECE's signed parts, of all runs.
 
     Args:
         writer: Of the run.
+        task: What is predicted; its line says which measures.
         prefixes: What is evaluated in every epoch, such as `val`.
     """
     charts: dict[str, list] = {}
     for prefix in prefixes:
-        tags = [f"{prefix}/{name}" for name in ("ece", "ece_low", "ece_high")]
-        charts[f"{prefix}: ECE with its 95 % interval"] = ["Margin", tags]
-        for name in ("overconfidence", "underconfidence"):
-            charts[f"{prefix}: {name}"] = ["Multiline", [f"^{prefix}/{name}$"]]
-    writer.add_custom_scalars({"calibration": charts})
+        for name in task.line:
+            if MEASURES[name].interval:
+                tags = [f"{prefix}/{name}", f"{prefix}/{name}_low", f"{prefix}/{name}_high"]
+                charts[f"{prefix}: {MEASURES[name].label} with its 95 % interval"] = ["Margin", tags]
+            for part in SIGNED_PARTS.get(name, ()):
+                charts[f"{prefix}: {MEASURES[part].label}"] = ["Multiline", [f"^{prefix}/{part}$"]]
+    writer.add_custom_scalars({"evaluation": charts})
 
 
-def add_hparams(writer: SummaryWriter, config: dict[str, Any], metrics: dict[str, float]) -> None:
+def add_hparams(writer: SummaryWriter, config: dict[str, Any], task: Task, metrics: dict[str, float]) -> None:
     """Add the run to the HParams tab, which shows the newest scalars of the metrics' tags.
 
-    TensorBoard takes the columns from any one run, so they are the same for all losses.
+    TensorBoard takes the columns from any one run, so they are the same for all losses of a task: the measures of the
+    table that a run prints at its end, with what belongs to each.
 
     Args:
         writer: Of the run.
+        task: What is predicted.
         config: Resolved configuration.
         metrics: Final metrics by tag.
     """
@@ -137,7 +150,8 @@ def add_hparams(writer: SummaryWriter, config: dict[str, Any], metrics: dict[str
         "precision": config["train"]["precision"],
         "seed": str(config["seed"]),  # a name, not a quantity
     }
-    shown = {tag: value for tag, value in metrics.items() if tag.rpartition("/")[2] in COMPARED}
+    columns = {*task.table, *(f"{name}_{end}" for name in task.table for end in BELONGING)}
+    shown = {tag: value for tag, value in metrics.items() if tag.rpartition("/")[2] in columns}
     for summary in hparams(chosen, shown):
         writer._get_file_writer().add_summary(summary)
 
@@ -184,17 +198,25 @@ def confusion_table(confusion: Tensor, classes: Sequence[str], groups: Sequence[
     return "\n".join(lines) if len(lines) > 2 else "No sample was taken for another class."
 
 
-def comparison_url(*, runs: Sequence[str] = (), prefix: str = "val", host: str = "localhost", port: int = 6006) -> str:
-    """Return the address at which TensorBoard shows calibration and accuracy of runs as pinned cards, unsmoothed.
+def comparison_url(
+    task: Task | type[Task],
+    *,
+    runs: Sequence[str] = (),
+    prefix: str = "val",
+    host: str = "localhost",
+    port: int = 6006,
+) -> str:
+    """Return the address at which TensorBoard shows the `pinned_measures` of runs as pinned cards, unsmoothed.
 
     Args:
+        task: What the runs predict.
         runs: Names of the runs to show, relative to the log directory; by default all.
         prefix: What was evaluated, such as `val`.
         host: Where TensorBoard runs.
         port: Port that it listens to.
     """
     names = "|".join(re.sub(r"([.+*?^$(){}|\[\]\\])", r"\\\1", run) for run in runs)  # also for JavaScript
-    pinned = [{"plugin": "scalars", "tag": f"{prefix}/{name}"} for name in PINNED]
+    pinned = [{"plugin": "scalars", "tag": f"{prefix}/{name}"} for name in pinned_measures(task)]
     query = {
         "pinnedCards": json.dumps(pinned, separators=(",", ":")),
         "smoothing": "0",
@@ -204,7 +226,13 @@ def comparison_url(*, runs: Sequence[str] = (), prefix: str = "val", host: str =
 
 
 def write_comparison_page(
-    log_dir: Path, *, runs: Sequence[str] = (), prefix: str = "val", host: str = "localhost", port: int = 6006
+    log_dir: Path,
+    task: Task | type[Task],
+    *,
+    runs: Sequence[str] = (),
+    prefix: str = "val",
+    host: str = "localhost",
+    port: int = 6006,
 ) -> Path:
     """Write a page that opens the comparison of `comparison_url`, or says how to start TensorBoard.
 
@@ -212,6 +240,7 @@ def write_comparison_page(
 
     Args:
         log_dir: Folder of all runs, which receives the page.
+        task: What the runs predict.
         runs: Names of the runs to show, relative to the log directory; by default all.
         prefix: What was evaluated, such as `val`.
         host: Where TensorBoard runs.
@@ -225,7 +254,7 @@ def write_comparison_page(
     """
     page = log_dir / COMPARISON_PAGE
     content = _PAGE.substitute(
-        url=escape(comparison_url(runs=runs, prefix=prefix, host=host, port=port)),
+        url=escape(comparison_url(task, runs=runs, prefix=prefix, host=host, port=port)),
         address=escape(f"{host}:{port}"),
         command=escape(f"tensorboard --logdir {shlex.quote(str(log_dir.resolve()))}"),
     )

@@ -15,6 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ols.files import append_line, write_file
 from ols.runs.folder import RunFolder
+from ols.tasks.task import Task
 from ols.tracking import dashboard
 
 FORMAT = 1
@@ -27,11 +28,21 @@ class Tracker:
         folder: Folder of the run.
         config: Resolved configuration, as nested dictionaries.
         environment: Versions, device, commit; `command` is the command line.
+        task: What is predicted, and which measures say how well.
         enabled: False on every process but the main one, where nothing is written.
     """
 
-    def __init__(self, folder: RunFolder, *, config: dict[str, Any], environment: dict[str, Any], enabled: bool):
+    def __init__(
+        self,
+        folder: RunFolder,
+        *,
+        config: dict[str, Any],
+        environment: dict[str, Any],
+        task: Task,
+        enabled: bool,
+    ):
         self.folder, self.config, self.environment, self.enabled = folder, config, environment, enabled
+        self.task = task
         self._writer: SummaryWriter | None = None  # None: nothing is written
 
     def start(self, *, images_seen: int, metrics_bytes: int = 0, purge_from: int = 0) -> None:
@@ -55,10 +66,10 @@ class Tracker:
         for record in records:
             if record["images_seen"] >= purge_from:
                 values = {tag: math.nan if value is None else value for tag, value in record.items() if "/" in tag}
-                self._add_scalars(values, record["images_seen"])
+                _add_scalars(self._writer, values, record["images_seen"])
         if images_seen == 0:
             averaged = self.config.get("train", {}).get("ema_decay") is not None
-            dashboard.add_layout(self._writer, ["val", "val_ema"] if averaged else ["val"])
+            dashboard.add_layout(self._writer, self.task, ["val", "val_ema"] if averaged else ["val"])
             self.log_text("run/command", f"    {command}", images_seen=0)
             self.log_text("run/config", f"```\n{config}```", images_seen=0)
 
@@ -69,7 +80,7 @@ class Tracker:
         finite = {tag: value if math.isfinite(value) else None for tag, value in values.items()}  # JSON has no NaN
         record = {"format": FORMAT, "epoch": epoch, "images_seen": images_seen, **finite}
         append_line(self.folder.metrics, json.dumps(record))
-        self._add_scalars(values, images_seen)
+        _add_scalars(self._writer, values, images_seen)
 
     def log_figure(self, tag: str, figure: Figure, *, images_seen: int) -> None:
         """Record a figure."""
@@ -123,7 +134,7 @@ class Tracker:
         """
         if self._writer is None:
             return
-        dashboard.add_hparams(self._writer, self.config, metrics)
+        dashboard.add_hparams(self._writer, self.config, self.task, metrics)
         if soft_labels is not None:
             dashboard.add_projector(self._writer, "soft_labels", soft_labels, classes, groups, epoch=epoch)
 
@@ -132,9 +143,10 @@ class Tracker:
         if self._writer is not None:
             self._writer.close()
 
-    def _add_scalars(self, values: dict[str, float], images_seen: int) -> None:
-        for tag, value in values.items():
-            self._writer.add_scalar(tag, value, images_seen)
+
+def _add_scalars(writer: SummaryWriter, values: dict[str, float], images_seen: int) -> None:
+    for tag, value in values.items():
+        writer.add_scalar(tag, value, images_seen)
 
 
 def _continue_records(path: Path, length: int) -> list[dict[str, Any]]:

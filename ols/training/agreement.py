@@ -1,6 +1,7 @@
 """What the processes of a run agree upon while it trains, without waiting for each other or for the device."""
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -18,8 +19,8 @@ class Agreement:
 
     def __init__(self, flags: Callable[[], tuple[bool, ...]], num_processes: int):
         self._flags = flags
-        # gloo: between hosts, also where the devices talk by another backend
-        self._group = dist.new_group(backend="gloo") if num_processes > 1 else None
+        # gloo: between hosts, also where the devices talk by another backend; all processes are members
+        self._group = cast(dist.ProcessGroup, dist.new_group(backend="gloo")) if num_processes > 1 else None
         self._asked: tuple[dist.Work, torch.Tensor] | None = None
 
     def poll(self) -> tuple[bool, ...]:

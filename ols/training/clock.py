@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -36,18 +37,21 @@ class StepClock:
     def __init__(self, device: torch.device):
         self._on_gpu = device.type == "cuda"
         self._seconds = dict.fromkeys(SECTIONS, 0.0)
-        self._marks: list[tuple[str | None, float | torch.cuda.Event]] = []
+        self._ended: list[str | None] = []  # section that ends at each mark
+        self._times: list[float] = []  # of the marks on a CPU
+        self._events: list[torch.cuda.Event] = []  # and on a GPU
         self._before: dict[str, float] = {}  # seconds of the steps that a forecast leaves out
         self.steps = 0
 
     def mark(self, section: str | None) -> None:
         """Say that a section ends here; None leaves out what has passed."""
         if self._on_gpu:
-            now = torch.cuda.Event(enable_timing=True)
-            now.record()
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self._events.append(event)
         else:
-            now = time.perf_counter()
-        self._marks.append((section, now))
+            self._times.append(time.perf_counter())
+        self._ended.append(section)
 
     @contextmanager
     def section(self, section: str) -> Iterator[None]:
@@ -58,12 +62,14 @@ class StepClock:
 
     def read(self) -> dict[str, float]:
         """Return the seconds of each section so far; waits for the device."""
-        if self._on_gpu and self._marks:
-            self._marks[-1][1].synchronize()
-        for (_, start), (section, end) in zip(self._marks, self._marks[1:], strict=False):
+        if self._events:
+            self._events[-1].synchronize()
+        passed = [end - start for start, end in pairwise(self._times)]
+        passed += [start.elapsed_time(end) / 1000 for start, end in pairwise(self._events)]
+        for section, seconds in zip(self._ended[1:], passed, strict=True):
             if section is not None:
-                self._seconds[section] += start.elapsed_time(end) / 1000 if self._on_gpu else end - start
-        del self._marks[:-1]
+                self._seconds[section] += seconds
+        del self._ended[:-1], self._times[:-1], self._events[:-1]
         return self._seconds.copy()
 
     def count_step(self, *, steps_left: int, global_batch_size: int) -> str | None:
@@ -123,7 +129,7 @@ def forecast(seconds: dict[str, float], *, steps: int, steps_left: int, global_b
     elif model >= 0.5:
         limit = "the model limits it"
     else:
-        limit = f"{max(shares, key=shares.get)} limits it"
+        limit = f"{max(shares, key=shares.__getitem__)} limits it"
     return (
         f"speed {global_batch_size * steps / total:,.0f} img/s, {1000 * total / steps:,.0f} ms a step: "
         f"{_duration(steps_left * total / steps)} of training left, without evaluations; "

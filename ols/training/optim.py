@@ -29,8 +29,9 @@ def build_optimizer(model: nn.Module, options: OptimConfig) -> Optimizer:
     """
     name = options.name
     if name not in timm.optim.list_optimizers():
-        raise ValueError(f"unknown optimizer {name!r}; timm knows {', '.join(timm.optim.list_optimizers())}")
-    fused = {"fused": True} if issubclass(timm.optim.get_optimizer_class(name, bind_defaults=False), FUSED) else {}
+        raise ValueError(f"unknown optimizer {name!r}; timm knows {', '.join(map(str, timm.optim.list_optimizers()))}")
+    kind = timm.optim.get_optimizer_class(name, bind_defaults=False)
+    fused: dict[str, Any] = {"fused": True} if isinstance(kind, type) and issubclass(kind, FUSED) else {}
     optimizer = timm.optim.create_optimizer_v2(
         parameter_groups(model, options), name, lr=options.peak_lr, momentum=options.momentum, **fused
     )
@@ -74,7 +75,7 @@ def step_unless(optimizer: Optimizer, skip: Tensor) -> None:
     waits. torch gives GradScaler the same attribute to do the same.
     """
     if getattr(optimizer, "_step_supports_amp_scaling", False):
-        optimizer.found_inf = skip.float()
+        optimizer.found_inf = skip.float()  # type: ignore[attr-defined]  # torch reads it where it is set
     elif skip:
         return
     optimizer.step()
@@ -84,7 +85,7 @@ class MovingAverage(ModelEmaV3):
     """timm's exponential moving average of the weights, which a flag on the device can stop."""
 
     @torch.no_grad()
-    def update(self, model: nn.Module, skip: Tensor) -> None:
+    def update_unless(self, model: nn.Module, skip: Tensor) -> None:
         """Move by `1 - decay` towards the model, unless `skip`, a boolean on the device, is true."""
         averages, values = [], []
         for average, value in zip(self.module.state_dict().values(), model.state_dict().values(), strict=True):
@@ -111,7 +112,7 @@ def build_schedule(optimizer: Optimizer, options: OptimConfig, *, epochs: int, s
         optimizer,
         options.schedule,
         num_epochs=epochs,
-        warmup_epochs=options.warmup_epochs,
+        warmup_epochs=options.warmup_epochs,  # type: ignore[arg-type]  # timm takes parts of an epoch as well
         warmup_lr=options.min_lr,
         min_lr=options.min_lr,
         step_on_epochs=False,

@@ -80,7 +80,8 @@ class RunCheckpoints:
             state = {
                 "progress": asdict(progress),
                 "optimizer": optimizer_rest,
-                "loss_metadata": loss._metadata,  # epochs ended, which is no tensor
+                # Epochs ended, which is no tensor
+                "loss_metadata": loss._metadata,  # type: ignore[attr-defined]  # torch's own, which its types leave out
                 "num_processes": accelerator.num_processes,
                 "data": self.data,
                 "metrics_bytes": metrics_bytes,
@@ -189,7 +190,7 @@ class RunCheckpoints:
         if self.average is not None:
             self.average.load_state_dict(load_tensors(path, "ema"))
         loss = OrderedDict(load_tensors(path, "loss") | self.loss.collected())
-        loss._metadata = OrderedDict(state["loss_metadata"])
+        loss._metadata = OrderedDict(state["loss_metadata"])  # type: ignore[attr-defined]  # torch's own, which its types leave out
         self.loss.load_state_dict(loss)
 
 

@@ -119,7 +119,7 @@ class SafeStep:
         else:
             step_unless(self.optimizer, nonfinite)
         if self.average is not None:
-            self.average.update(self.model, nonfinite)
+            self.average.update_unless(self.model, nonfinite)
         self.optimizer.zero_grad()
         self.unread.append(Step(number, nonfinite, self._indices))
 

@@ -322,7 +322,7 @@ class Trainer:
         )
         selected = list(evaluations.values())[-1]
         self.progress.count_evaluation(
-            selected.metrics[self.select_by], higher_is_better=find_measure(self.select_by).higher_is_better
+            selected.metrics[self.select_by], higher_is_better=find_measure(self.select_by).higher_is_better is True
         )
         self.record_best()
         self.prune()

@@ -20,6 +20,7 @@ def _predictions(logits: torch.Tensor, targets: list[int], groups: list[str]) ->
         sample_ids=[f"{i}.png" for i in range(count)],
         classes=[f"class {k}" for k in range(num_classes)],
         groups=groups,
+        task="multiclass",
         features=logits.nan_to_num(),
     )
 

@@ -13,6 +13,7 @@ def test_predictions_come_back_as_they_were_saved(tmp_path):
         sample_ids=["a.png", "ü.png", "c/d.png"],
         classes=["normal", "edema"],
         groups=["CT lung", "CT lung"],
+        task="binary",
         features=torch.randn(3, 4),
     )
     save_predictions(tmp_path / "new" / "test.safetensors", saved)
@@ -20,6 +21,7 @@ def test_predictions_come_back_as_they_were_saved(tmp_path):
     for name in ("logits", "targets", "indices", "features"):
         torch.testing.assert_close(getattr(found, name), getattr(saved, name), rtol=0, atol=0)
     assert (found.sample_ids, found.classes, found.groups) == (saved.sample_ids, saved.classes, saved.groups)
+    assert found.task == "binary"
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["test.safetensors"]
 
 

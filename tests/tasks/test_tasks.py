@@ -42,6 +42,15 @@ def test_a_task_names_measures_that_its_metric_gives_and_that_are_known(name, nu
 
 
 @pytest.mark.parametrize(("name", "num_classes"), CASES)
+def test_a_measure_has_an_interval_where_it_says_so_and_nowhere_else(name, num_classes):
+    task = _task(name, num_classes)
+    found = _measured(task, thorough=True).compute()
+    given = {measure for measure in MEASURES if f"{measure}_low" in found and f"{measure}_high" in found}
+    assert given == {measure for measure in found if measure in MEASURES and MEASURES[measure].interval}
+    assert given == {"multiclass": {"ece"}, "binary": {"auc", "ece"}}[name]
+
+
+@pytest.mark.parametrize(("name", "num_classes"), CASES)
 def test_whatever_chooses_an_epoch_has_a_better_side(name, num_classes):
     task = _task(name, num_classes)
     assert all(MEASURES[measure].higher_is_better is not None for measure in task.selects)

@@ -5,6 +5,7 @@ import re
 import shlex
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
 from html.parser import HTMLParser
 from multiprocessing import get_context
 from urllib.parse import parse_qs, urlsplit
@@ -13,9 +14,12 @@ import pytest
 import torch
 from tensorboard import program
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from werkzeug.test import Client
 
 from ols.runs.folder import RunFolder
+from ols.tasks import build_task
 from ols.tracking.dashboard import comparison_url, confusion_table, write_comparison_page, write_perfect
 from ols.tracking.tracker import Tracker
 
@@ -23,6 +27,8 @@ from ols.tracking.tracker import Tracker
 pytestmark = pytest.mark.filterwarnings("ignore:html5lib's sanitizer is deprecated:DeprecationWarning")
 
 CLASSES, GROUPS = ["stone", "normal | none", "cyst"], ["CT abd", "CT abd", "US\tkidney"]
+TASK = build_task("multiclass", CLASSES, GROUPS)
+BINARY = build_task("binary", ["benign", "malignant"], ["CT"] * 2)
 CURVE = "calibration/val (x: mean confidence, y: accuracy)"
 
 
@@ -46,7 +52,8 @@ def _reliability(shift: float) -> torch.Tensor:
 
 
 def _write(folder, config, *, start: int, epochs: range, end: bool, metrics_bytes: int = 0) -> list[int]:
-    tracker = Tracker(RunFolder(folder), config=config, environment={"command": ["pretrain.py"]}, enabled=True)
+    environment = {"command": ["pretrain.py"]}
+    tracker = Tracker(RunFolder(folder), config=config, environment=environment, task=TASK, enabled=True)
     tracker.start(images_seen=start, metrics_bytes=metrics_bytes, purge_from=start and start + 1)
     flushed = []
     for epoch in epochs:
@@ -120,7 +127,7 @@ def test_all_runs_have_their_reliability_in_one_chart_with_a_step_per_epoch(boar
 
 
 def test_a_split_without_a_sample_has_no_curve(tmp_path):
-    tracker = Tracker(RunFolder(tmp_path / "run"), config={}, environment={"command": []}, enabled=True)
+    tracker = Tracker(RunFolder(tmp_path / "run"), config={}, environment={"command": []}, task=TASK, enabled=True)
     tracker.start(images_seen=0)
     tracker.log_reliability("val", torch.tensor([[0, torch.nan, torch.nan]] * 15), images_seen=1)
     tracker.close()
@@ -208,7 +215,7 @@ def test_soft_labels_are_projected_once_with_class_and_group(board, log_dir):
 
 
 def test_the_address_pins_calibration_unsmoothed_and_filters_runs():
-    address = urlsplit(comparison_url(runs=["ols.a-seed0", "hard-seed1"], host="board", port=7000))
+    address = urlsplit(comparison_url(TASK, runs=["ols.a-seed0", "hard-seed1"], host="board", port=7000))
     assert (address.scheme, address.netloc, address.path, address.fragment) == ("http", "board:7000", "/", "timeseries")
     query = {key: value for key, (value,) in parse_qs(address.query).items()}
     assert query["smoothing"] == "0"
@@ -218,8 +225,42 @@ def test_the_address_pins_calibration_unsmoothed_and_filters_runs():
         "ols.a-seed0",
         "hard-seed1",
     ]
-    every = re.compile(parse_qs(urlsplit(comparison_url()).query)["runFilter"][0])
+    every = re.compile(parse_qs(urlsplit(comparison_url(TASK)).query)["runFilter"][0])
     assert [name for name in ("perfect", "perfectly", "ols") if every.search(name)] == ["perfectly", "ols"]
+
+
+def test_a_binary_run_is_compared_by_its_auc_and_a_run_of_classes_is_not():
+    tags = {}
+    for task in (TASK, BINARY):
+        (pinned,) = parse_qs(urlsplit(comparison_url(task)).query)["pinnedCards"]
+        tags[task.name] = [card["tag"] for card in json.loads(pinned)]
+    assert tags["binary"][0] == "val/auc"
+    assert "val/auc" not in tags["multiclass"]
+    assert "val/top5" not in tags["binary"]
+    for found in tags.values():
+        assert {"val/ece", "val/overconfidence", "val/underconfidence"} <= set(found)
+        assert len(found) <= 10  # TensorBoard drops what is more
+
+
+def test_a_binary_run_has_its_auc_among_charts_and_hyperparameters(tmp_path):
+    config = _config({"name": "hard"}, seed=0)
+    tracker = Tracker(RunFolder(tmp_path), config=config, environment={"command": []}, task=BINARY, enabled=True)
+    tracker.start(images_seen=0)
+    test = {"auc": 0.8, "auc_low": 0.7, "auc_high": 0.9, "ece": 0.1, "top1": 0.75, "positives": 13.0}
+    metrics = {f"test/{name}": value for name, value in test.items()}
+    tracker.log(metrics, images_seen=10, epoch=1)
+    tracker.log_end(metrics, epoch=1, soft_labels=None, classes=BINARY.classes, groups=BINARY.groups)
+    tracker.close()
+    events = EventAccumulator(str(tmp_path)).Reload()
+    content = {tag: events.summary_metadata[tag].plugin_data.content for tag in events.summary_metadata}
+    experiment = HParamsPluginData.FromString(content["_hparams_/experiment"]).experiment
+    columns = {info.name.tag for info in experiment.metric_infos}
+    assert columns == {"test/auc", "test/auc_low", "test/auc_high", "test/ece"}
+    (layout,) = events.Tensors("custom_scalars__config__")
+    (category,) = Layout.FromString(layout.tensor_proto.string_val[0]).category
+    charts = {chart.title: chart for chart in category.chart}
+    (series,) = charts["val: AUC with its 95 % interval"].margin.series
+    assert (series.value, series.lower, series.upper) == ("val/auc", "val/auc_low", "val/auc_high")
 
 
 class _Page(HTMLParser):
@@ -240,11 +281,11 @@ class _Page(HTMLParser):
 
 def test_the_page_leads_to_the_comparison_and_says_how_to_start_tensorboard(tmp_path):
     log_dir = tmp_path / "runs of <today> & 'yesterday'"
-    page = write_comparison_page(log_dir, runs=["ols.a-seed0"], port=7000)
+    page = write_comparison_page(log_dir, TASK, runs=["ols.a-seed0"], port=7000)
     assert page == log_dir / "comparison.html"
     assert [path.name for path in log_dir.iterdir()] == ["comparison.html"]
     read = _Page(page.read_text())
-    url = comparison_url(runs=["ols.a-seed0"], port=7000)
+    url = comparison_url(TASK, runs=["ols.a-seed0"], port=7000)
     assert [attrs["href"] for tag, attrs in read.tags if tag == "a"] == [url]
     (refresh,) = [attrs["content"] for _, attrs in read.tags if "http-equiv" in attrs]
     assert refresh.partition("url=")[2] == url
@@ -253,11 +294,12 @@ def test_the_page_leads_to_the_comparison_and_says_how_to_start_tensorboard(tmp_
 
 
 def test_the_page_needs_nothing_from_elsewhere(tmp_path):
-    read = _Page(write_comparison_page(tmp_path).read_text())
+    read = _Page(write_comparison_page(tmp_path, TASK).read_text())
     assert [tag for tag, attrs in read.tags if "src" in attrs or tag == "link"] == []
 
 
 def test_runs_that_end_together_write_one_page(tmp_path):
+    write = partial(write_comparison_page, task=TASK)
     with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as pool:
-        assert set(pool.map(write_comparison_page, [tmp_path] * 100)) == {tmp_path / "comparison.html"}
+        assert set(pool.map(write, [tmp_path] * 100)) == {tmp_path / "comparison.html"}
     assert [path.name for path in tmp_path.iterdir()] == ["comparison.html"]

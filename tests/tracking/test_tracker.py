@@ -8,13 +8,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from ols.figures import reliability_diagram, soft_label_heatmap
 from ols.runs.folder import RunFolder
+from ols.tasks import build_task
 from ols.tracking.tracker import Tracker
 
+TASK = build_task("multiclass", ["a", "b", "c"], ["CT"] * 3)
 ENVIRONMENT = {"command": ["pretrain.py", "--seed", "1 2"], "versions": {}}
 
 
 def _tracker(folder, **options):
-    return Tracker(RunFolder(folder), **{"config": {"seed": 1}, "environment": ENVIRONMENT, "enabled": True, **options})
+    usual = {"config": {"seed": 1}, "environment": ENVIRONMENT, "task": TASK, "enabled": True}
+    return Tracker(RunFolder(folder), **{**usual, **options})
 
 
 def _events(folder):

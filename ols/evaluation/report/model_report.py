@@ -110,7 +110,8 @@ def report_split(predictions: Predictions, task: Task, temperature: float) -> Sp
             Subset(
                 **vars(_accuracy(correct[label == i])),
                 name=name,
-                **{key: _calibration(values[label == i], targets[label == i]) for key, values in both.items()},
+                raw=_calibration(logits[label == i], targets[label == i]),
+                scaled=_calibration(both["scaled"][label == i], targets[label == i]),
             )
             for i, name in enumerate(names)
             if (label == i).any()
@@ -122,14 +123,16 @@ def report_split(predictions: Predictions, task: Task, temperature: float) -> Sp
         metrics.update(values, targets)
         table = metrics.tables()["reliability"]
         selective = selective_metrics(maximum_probability(values), correct)
-        measured[name] = _plain(metrics.compute() | selective)
+        measured[name] = _plain(metrics.compute()) | _plain(selective)
         measured[name] |= {"top1_low": accuracy.accuracy_low, "top1_high": accuracy.accuracy_high}
         rows = torch.cat([table, reliability_intervals(table)], dim=1).tolist()
-        reliability[name] = [ReliabilityBin(*map(_finite, row)) for row in rows]
-    usable = predictions.features.isfinite().all(dim=1)
+        reliability[name] = [ReliabilityBin(row[0], *map(_finite, row[1:])) for row in rows]
+    features = predictions.required_features()
+    usable = features.isfinite().all(dim=1)
     return SplitReport(
         **vars(accuracy),
-        **measured,
+        raw=measured["raw"],
+        scaled=measured["scaled"],
         normalized_logit=_plain(selective_metrics(normalized_maximum_logit(logits), correct)),
         reliability=reliability,
         groups=subsets(groups),
@@ -145,7 +148,7 @@ def report_split(predictions: Predictions, task: Task, temperature: float) -> Sp
         ],
         confused=_confused_pairs(predicted, targets, classes, groups),
         errors=_confident_errors(predictions, predicted, both),
-        embeddings=_plain(embedding_metrics(predictions.features[usable], targets[usable])),
+        embeddings=_plain(embedding_metrics(features[usable], targets[usable])),
     )
 
 

@@ -113,7 +113,7 @@ def draw_figures(
     shown = report.shown_split
     logits, targets, temperature = predictions.logits, predictions.targets, report.temperature.value
     correct = is_correct(logits, targets)
-    figures = {}
+    figures: dict[str, Figure] = {}
     for name, title, values in (("raw", "raw", logits), ("scaled", "temperature-scaled", logits / temperature)):
         metric = task.build_metric()
         metric.update(values, targets)
@@ -128,13 +128,14 @@ def draw_figures(
     pairs = {name: (curve.coverage, curve.risk) for name, curve in curves.items()}
     figures["risk_coverage"] = draw_risk_coverage(pairs, title="")
     figures["groups"] = calibration_by_group(shown.groups)
-    usable = predictions.features.isfinite().all(dim=1)
+    features = predictions.required_features()
+    usable = features.isfinite().all(dim=1)
     if usable.sum() >= TSNE_MIN_COUNT:
-        drawn, coordinates = tsne_coordinates(predictions.features[usable])
+        chosen, coordinates = tsne_coordinates(features[usable])
         named = predictions.classes if len(predictions.classes) <= COLOURED_CLASSES else predictions.groups
         names = sorted(set(named))
         label_of_class = np.array([names.index(name) for name in named])
-        labels = label_of_class[targets[usable][drawn].numpy()]
+        labels = label_of_class[targets[usable][chosen].numpy()]
         figures["embedding"] = embedding(coordinates, labels, names, title="")
     if soft_labels is not None:
         figures["soft_labels"] = soft_label_heatmap(soft_labels, predictions.classes, predictions.groups, title="")

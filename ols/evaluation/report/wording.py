@@ -1,5 +1,6 @@
 """A report as text: the rows of its tables, and sentences."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,12 +52,12 @@ def worst_by_accuracy(classes: Sequence[ClassRecord]) -> list[ClassRecord]:
 
 def worst_by_calibration(classes: Sequence[ClassRecord]) -> list[ClassRecord]:
     """Return the ten classes whose raw ECE is furthest above its null, of those predicted for ten images or more."""
-
-    def excess(record: ClassRecord) -> float:
-        return record.predicted.raw.ece - record.predicted.raw.ece_null
-
-    predicted = [record for record in classes if record.predicted.images >= WORST_MIN_COUNT]
-    return sorted(predicted, key=excess, reverse=True)[:WORST]
+    excesses = []
+    for record in classes:
+        raw = record.predicted.raw
+        if record.predicted.images >= WORST_MIN_COUNT and raw and raw.ece is not None and raw.ece_null is not None:
+            excesses.append((raw.ece - raw.ece_null, record))
+    return [record for _, record in sorted(excesses, key=lambda pair: pair[0], reverse=True)[:WORST]]
 
 
 def group_rows(found: SplitReport) -> list[tuple[Subset, bool]]:
@@ -123,20 +124,18 @@ def sentences(report: ModelReport, task: Task) -> list[str]:
     found = report.shown_split
     said = task.remarks(found.raw)
     for values, words in ((found.raw, "Raw confidence"), (found.scaled, "Scaled confidence")):
-        if not values["count"]:
+        over, under, low = (values[name] for name in ("overconfidence", "underconfidence", "ece_low"))
+        if over is None or under is None or low is None:  # of no images
             continue
-        direction = "too high" if values["overconfidence"] > values["underconfidence"] else "too low"
-        if values["ece_low"] > 0:
-            verdict = f"is miscalibrated, mostly {direction}"
-        else:
-            verdict = "cannot be told from perfect calibration"
+        direction = "too high" if over > under else "too low"
+        verdict = f"is miscalibrated, mostly {direction}" if low > 0 else "cannot be told from perfect calibration"
         said.append(f"{words} {verdict}: {ece_sentence(values)}")
-    temperature = report.temperature
-    if temperature.failure:
-        said.append(f"No temperature fits, the scaled figures repeat the raw ones: {temperature.failure}.")
-    elif temperature.low <= 1 <= temperature.high:
+    low, high = report.temperature.low, report.temperature.high
+    if report.temperature.failure:
+        said.append(f"No temperature fits, the scaled figures repeat the raw ones: {report.temperature.failure}.")
+    elif low is not None and high is not None and low <= 1 <= high:
         said.append("The interval of the temperature holds 1: scaling is not shown to change anything.")
-    worst = min(found.groups, key=lambda record: record.accuracy)
+    worst = min(found.groups, key=lambda record: math.inf if record.accuracy is None else record.accuracy)
     said.append(
         f"The group of the lowest accuracy is {worst.name}: {percent(worst.accuracy)} "
         f"({percent(worst.accuracy_low)} to {percent(worst.accuracy_high)}) of {worst.images:,} images."
