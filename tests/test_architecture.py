@@ -1,9 +1,12 @@
 """Who may import whom, by folder, read off the import statements, those for types only included."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from graphlib import TopologicalSorter
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -88,6 +91,10 @@ def _imports(path: Path) -> set[str]:
     return found
 
 
+def _canonical(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
 def _within(name: str, packages: set[str]) -> bool:
     return any(name == package or name.startswith(f"{package}.") for package in packages)
 
@@ -130,6 +137,19 @@ def test_losses_import_torch_and_nothing_else():
         if name.split(".")[0] not in LOSSES_MAY_IMPORT | {"ols"}
     }
     assert foreign == set()
+
+
+def test_every_package_that_is_imported_is_declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    declared = {_canonical(re.match(r"[\w.-]+", wanted)[0]) for group in groups for wanted in group}
+    paths = [*_modules().values(), *(ROOT / "recipes").glob("*.py")]
+    imported = {name.split(".")[0] for path in paths for name in _imports(path)}
+    foreign = imported - set(sys.stdlib_module_names) - {"ols", "recipes"}
+    assert foreign >= {"torch", "yaml", "scipy", "pydicom"}
+    made_by = packages_distributions()
+    undeclared = {name for name in foreign if not declared & set(map(_canonical, made_by.get(name, [])))}
+    assert undeclared == set()
 
 
 def test_nobody_imports_recipes_tests_or_benchmarks():

@@ -3,6 +3,7 @@
 import argparse
 import ast
 import importlib
+import math
 import re
 import runpy
 import shlex
@@ -12,6 +13,11 @@ from pathlib import Path
 
 import jsonargparse
 import pytest
+import yaml
+
+from ols.config import parse_config
+from ols.runs.folder import flat_config, flatten
+from recipes.sweep import parse_study
 
 ROOT = Path(__file__).parents[1]
 PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
@@ -42,6 +48,7 @@ def _commands() -> list[tuple[str, str]]:
 
 COMMANDS = _commands()
 SCRIPTS = [code for _, code in _blocks("python") if "__main__" in code]
+YAML = _blocks("yaml")
 SNIPPETS = [code for _, code in _blocks("python") if "__main__" not in code]
 
 
@@ -116,6 +123,37 @@ def test_every_command_has_options_that_its_script_accepts(page, command, monkey
     with pytest.raises(SystemExit) as stopped:
         runpy.run_path(script, run_name="__main__")
     assert stopped.value.code in (None, 0), capsys.readouterr().err
+
+
+def _kind(code: str) -> str:
+    keys = yaml.safe_load(code).keys()
+    return "study" if "axes" in keys else "job" if "apiVersion" in keys else "configuration"
+
+
+@pytest.mark.parametrize(("page", "code"), YAML)
+def test_every_yaml_of_a_page_is_a_study_a_configuration_or_a_job_that_is_accepted(page, code, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    kind, configs = _kind(code), ROOT / "recipes" / "configs"
+    if kind == "study":
+        (tmp_path / "sweeps").mkdir()
+        for config in yaml.safe_load(code)["configs"]:
+            (tmp_path / "sweeps" / config).write_text((configs / "sweeps" / config).read_text())
+        study = tmp_path / "sweeps" / "study.yaml"
+        study.write_text(code)
+        described, runs, _ = parse_study([str(study)])
+        assert len(runs) == math.prod(len(values) for values in described.axes.values())
+    elif kind == "configuration":
+        (tmp_path / "config.yaml").write_text(code)
+        given, read = flatten(yaml.safe_load(code)), flat_config(parse_config(tmp_path / "config.yaml", []))
+        assert {key: read[key] for key in given} == given
+    else:
+        (container,) = yaml.safe_load(code)["spec"]["template"]["spec"]["containers"]
+        assert (ROOT / container["command"][-1]).is_file()
+        parse_config(configs / "quickstart.yaml", container["args"])
+
+
+def test_pages_have_yaml_of_every_kind():
+    assert {_kind(code) for _, code in YAML} == {"study", "configuration", "job"}
 
 
 def test_the_commands_are_found():
