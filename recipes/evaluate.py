@@ -53,7 +53,7 @@ def main(options: Namespace) -> None:
     from ols.config import DataConfig, TrainConfig
     from ols.data.loading import Loader
     from ols.data.sampling import EvalBatches
-    from ols.data.sources.formats import open_sources
+    from ols.data.sources.opening import open_sources
     from ols.data.transforms import EvalTransform
     from ols.evaluation.evaluate import predict
     from ols.evaluation.predictions import are_current, load_predictions, save_predictions

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ols.audit import Audit
-from ols.audit.tables import SPLITS
+from ols.data.sources.protocol import SPLITS
 
 FOLDER = "cleaned"
 

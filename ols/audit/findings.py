@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ols.audit.tables import SPLITS, Rows
+from ols.audit.rows import Rows
+from ols.data.sources.protocol import SPLITS
 
 Severity = Literal["leak", "error", "warning", "note"]
 SEVERITIES = ("leak", "error", "warning", "note")

@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ols.audit.near import comparable
-from ols.data.sources.radimagenet import EIGHT_BIT_MODES, open_image
+from ols.data.sources.files import EIGHT_BIT_MODES, open_image
 from ols.data.workers import end_with_parent
 
 FORMAT = 1

@@ -11,7 +11,7 @@ from ols.data.augmentation import Augment, Augmentation
 from ols.data.loading import Loader
 from ols.data.mixing import Mixing
 from ols.data.sampling import EvalBatches, TrainBatches
-from ols.data.sources.formats import open_sources
+from ols.data.sources.opening import open_sources
 from ols.data.sources.pack import Pack
 from ols.data.transforms import EvalTransform, Preprocessing, TrainTransform
 from ols.keyed import keyed_order

@@ -17,6 +17,7 @@ from ols.data.sources.pack import (
     FORMAT,
     HEADER_BYTES,
     MANIFEST,
+    PLAN,
     dump_manifest,
     load_manifest,
     npy_header,
@@ -24,12 +25,10 @@ from ols.data.sources.pack import (
     verify_pack,
     write_atomically,
 )
-from ols.data.sources.protocol import ImageSource
-from ols.data.sources.radimagenet import Split
+from ols.data.sources.protocol import ImageSource, Split
 from ols.data.transforms import Aspect, fit, to_array
 from ols.data.workers import end_with_parent
 
-PLAN = "plan.json"  # of an unfinished pack
 UNFINISHED = ".*.partial"  # see `unfinished_path`
 SAMPLED = 256  # images that the size of a pack is estimated from
 

@@ -9,7 +9,7 @@ import torch
 from ols.data.augmentation import Augmentation
 from ols.data.loaders import build_loaders
 from ols.data.packing import write_pack
-from ols.data.sources.formats import open_sources
+from ols.data.sources.opening import open_sources
 from ols.data.transforms import Preprocessing, TrainTransform, to_image
 
 SIZES = Preprocessing(image_size=12, resize_size=14)

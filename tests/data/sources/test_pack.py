@@ -21,7 +21,7 @@ from PIL import Image
 from ols.data import packing
 from ols.data.loaders import build_loaders
 from ols.data.packing import write_pack
-from ols.data.sources.formats import open_sources
+from ols.data.sources.opening import open_sources
 from ols.data.sources.pack import open_pack
 from ols.data.transforms import Preprocessing
 
@@ -297,7 +297,7 @@ def test_kill_9_loses_at_most_the_shards_in_work(tmp_path):
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
         assert not (output / "manifest.json").exists()
-        with pytest.raises(FileNotFoundError, match=r"unfinished pack: run recipes/pack\.py again"):
+        with pytest.raises(FileNotFoundError, match=r"unfinished pack: pack again, and it continues"):
             open_sources(output)
         finished = {path.with_suffix(".npy").name for path in output.glob("shard-*.json")}
         states.append({name: inode for name, inode in _inodes(output).items() if name in finished})

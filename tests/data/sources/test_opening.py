@@ -9,7 +9,9 @@ from PIL import Image
 from ols.data.loaders import build_loaders
 from ols.data.packing import write_pack
 from ols.data.sources import radimagenet
-from ols.data.sources.formats import ImageFolder, MedMNIST, open_sources
+from ols.data.sources.folder import ImageFolder
+from ols.data.sources.medmnist import MedMNIST
+from ols.data.sources.opening import open_sources
 from ols.data.sources.radimagenet import RadImageNet
 from ols.data.transforms import Preprocessing
 
