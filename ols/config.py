@@ -1,7 +1,7 @@
 """The configuration of a run: its schema, and how it is read from files and the command line.
 
-`ols.losses` and the phantoms' configuration are the only things imported from the package: their constructors are
-their schema. Nothing heavy is imported, so that `--help` and a wrong key answer at once.
+Losses, phantoms and images are described where they are made: their constructors' options are the schema. Nothing heavy
+is imported, so that `--help` and a wrong key answer at once.
 """
 
 import difflib
@@ -16,6 +16,7 @@ from typing import Any, Literal, NoReturn
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser
 
+from ols.data.options import DataOptions
 from ols.losses import LOSSES, LabelLoss, find_loss
 from ols.phantoms import PhantomConfig
 from ols.tasks import find_task
@@ -24,71 +25,28 @@ SWITCHES = ("dry_run", "profile")  # may stand on the command line without a val
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(DataOptions):
     """Images, and what is done to them.
 
     Args:
-        root: A folder that contains `radiology_ai`, a pack, a folder that contains `train`, `val` and `test` with class
-            folders, or a MedMNIST `.npz`.
-        splits: Folder with the split CSVs of `radiology_ai`, where it is not one of the usual places.
         phantoms: Render the data set described by `phantoms` at `root` unless it is there.
-        train_images: Train on so many images, drawn at random but the same ones for every seed; by default all.
-        image_size: Side of the square that the model sees, in pixels.
-        resize_size: Images are resized to this before the square is cut out, in pixels; by default 8/7 of
-            `image_size`, which is 256 for 224.
-        aspect: `resize_size` is that of the `shorter` side, of the `longest` with black beside the image, or of both
-            sides (`squash`); a pack has one of its own, which must be named.
-        in_chans: 1 for grayscale, 3 for RGB.
-        mean: Of each channel, subtracted from intensities in [0, 1]; one number, or three for RGB. By default what the
-            weights expect that the model starts from, and 0.5 for fresh ones.
-        std: Divides intensities then, like `mean`.
-        horizontal_flip: Mirror half of the training images; turn it off where laterality matters.
-        augment: `radiology` turns, shears and shifts training images a little, and changes contrast, brightness and
-            sharpness a little; `randaugment` is RandAugment as for photographs. Neither mirrors.
-        erase_prob: Share of training images of which a rectangle is blackened (random erasing).
-        mixup_alpha: Parameter of the beta distribution of mixup, 0.2 or 0.8 in papers; 0 for no mixup.
-        cutmix_alpha: The same of cutmix, usually 1; with both, each batch draws one of them.
-        mix_prob: Share of training batches that are mixed, where one of the two is on.
-        sampling: `class_balanced` trains on all classes equally often, with as many images an epoch.
-        unreadable: `error` stops at a training image that cannot be read, `skip` trains without it and counts it;
-            evaluation always stops.
         class_weights: Weight of a class in the loss: `inverse` to its training images, or to their `effective`
             number (Cui et al. 2019, beta 0.9999); the mean weight of a training image is 1.
-        workers: Reading processes of each loader and process; by default its share of the cores, at most 8, and 2 for
-            a pack.
     """
 
-    root: str = "data/phantoms"
-    splits: str | None = None
     phantoms: bool = False
-    train_images: int | None = None
-    image_size: int = 224
-    resize_size: int | None = None
-    aspect: Literal["shorter", "longest", "squash"] = "shorter"
-    in_chans: Literal[1, 3] = 1
-    mean: list[float] | None = None
-    std: list[float] | None = None
-    horizontal_flip: bool = True
-    augment: Literal["none", "radiology", "randaugment"] = "none"
-    erase_prob: float = 0.0
-    mixup_alpha: float = 0.0
-    cutmix_alpha: float = 0.0
-    mix_prob: float = 1.0
-    sampling: Literal["natural", "class_balanced"] = "natural"
-    unreadable: Literal["error", "skip"] = "error"
     class_weights: Literal["none", "inverse", "effective"] = "none"
-    workers: int | None = None
 
     def __post_init__(self):
+        try:
+            super().__post_init__()
+        except ValueError as error:
+            raise ValueError(f"data.{error}") from error
         if self.sampling != "natural" and self.class_weights != "none":
             raise ValueError(
                 f"data.sampling {self.sampling} and data.class_weights {self.class_weights} "
                 "both make up for imbalance: choose one"
             )
-
-    def with_normalization(self, mean: Sequence[float], std: Sequence[float]) -> "DataConfig":
-        """Return the options with `mean` and `std` filled in where they are not given."""
-        return replace(self, mean=self.mean or list(mean), std=self.std or list(std))
 
 
 @dataclass(frozen=True)
@@ -250,8 +208,7 @@ class Config:
             task.selecting(self.train.select_by)
         except ValueError as error:
             raise ValueError(f"train.select_by: {error}") from error
-        mixes = self.data.mixup_alpha or self.data.cutmix_alpha
-        if mixes and not find_loss(self.loss["name"]).takes_probabilities:
+        if self.data.mixes and not find_loss(self.loss["name"]).takes_probabilities:
             raise ValueError(
                 f"loss {self.loss['name']} takes class indices only: data.mixup_alpha and data.cutmix_alpha must be 0, "
                 f"got {self.data.mixup_alpha} and {self.data.cutmix_alpha}"
@@ -259,7 +216,7 @@ class Config:
 
     def resolve(self) -> "Config":
         """Return the configuration with derived values filled in, and a dry run's folder kept apart."""
-        data = replace(self.data, resize_size=self.data.resize_size or round(self.data.image_size * 8 / 7))
+        data = self.data.with_resize_size()
         name = f"{Path(self.data.root).name}-{self.model.name}-{self.loss['name']}-seed{self.seed}"
         run_dir = self.run_dir or f"runs/{name}"
         train = replace(self.train, select_by=find_task(self.task).selecting(self.train.select_by))

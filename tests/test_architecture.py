@@ -23,7 +23,8 @@ MAY_IMPORT = {
     "ols.data": {"ols.keyed", "ols.files"},
     "ols.models": {"ols.files"},
     "ols.tasks": {"ols.losses", "ols.metrics", "ols.figures"},
-    "ols.config": {"ols.losses", "ols.phantoms", "ols.tasks"},  # constructors are the schema of what they construct
+    # Constructors are the schema of what they construct.
+    "ols.config": {"ols.losses", "ols.phantoms", "ols.tasks", "ols.data.options"},
     "ols.runs": {"ols.config", "ols.files", "ols.models", "ols.data.transforms"},
     "ols.evaluation": {"ols.tasks", "ols.metrics", "ols.data", "ols.files", "ols.models", "ols.runs", "ols.figures"},
     "ols.tracking": {"ols.evaluation", "ols.tasks", "ols.files", "ols.runs", "ols.figures"},
@@ -61,6 +62,7 @@ LIGHT = {
     "ols.config": HEAVY,
     "ols.tasks": HEAVY,
     "ols.data": ("torch", "numpy", "PIL", *HEAVY),
+    "ols.data.options": ("torch", "numpy", "PIL", *HEAVY),
     "ols.metrics.measures": ("torch", "numpy", *HEAVY),
     "ols.phantoms": ("torch", *HEAVY),
 }

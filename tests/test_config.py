@@ -1,10 +1,11 @@
-from dataclasses import asdict
+import re
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
 import yaml
 
-from ols.config import Config, parse_config
+from ols.config import Config, DataConfig, parse_config
 
 CONFIG_FOLDER = Path(__file__).parents[1] / "recipes" / "configs"
 CONFIGS = sorted(path for path in CONFIG_FOLDER.rglob("*.yaml") if path.parent.name != "sweeps")
@@ -91,6 +92,13 @@ def test_another_loss_drops_the_files_loss_options_and_says_which(tmp_path, caps
         (("--train.epochs", "0"), "train.epochs must be at least 1, got 0"),
         (("--train.ema_decay", "1.5"), "train.ema_decay must lie in (0, 1), got 1.5"),
         (("--data.sampling", "class_balanced", "--data.class_weights", "inverse"), "both make up for imbalance"),
+        (("--data.erase_prob", "1.5"), "data.erase_prob must lie in [0, 1], got 1.5"),
+        (("--data.mixup_alpha=-1",), "data.mixup_alpha must not be negative, got -1"),
+        (
+            ("--data.image_size=64", "--data.resize_size=32"),
+            "data.resize_size must be at least image_size (64), got 32",
+        ),
+        (("--data.mean=[0.1, 0.2]",), "data.mean must have one value, or one for each of three channels"),
         (("--config", "nowhere.yaml"), "no such file: nowhere.yaml"),
         (("--loss.name=focal", "--data.mixup_alpha=0.2"), "loss focal takes class indices only"),
         (("--loss.name=flsd53", "--data.cutmix_alpha=1"), "loss flsd53 takes class indices only"),
@@ -135,6 +143,17 @@ def test_a_dry_run_has_a_folder_of_its_own():
     for argv in (["--dry_run", "true"], ["--dry_run"], ["--dry_run=true", "--seed", "0"], ["--dry_run", "--seed", "0"]):
         assert _parse(*argv).run_dir == "runs/phantoms-test_resnet-ols-seed0-dry_run"
     assert _parse("--dry_run", "false") == _parse()
+
+
+def test_help_describes_every_option_of_images_wherever_it_is_declared(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        _parse("--help")
+    described = {}
+    for entry in re.split(r"\n  --data\.", capsys.readouterr().out)[1:]:
+        name, *words = entry.split()
+        described[name] = len(" ".join(words).partition("(type:")[0].split())
+    assert described.keys() == {field.name for field in fields(DataConfig)}
+    assert min(described.values()) > 5, described
 
 
 def test_the_config_can_be_printed(capsys):

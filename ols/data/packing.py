@@ -13,6 +13,7 @@ import numpy as np
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from ols.data.options import Aspect
 from ols.data.sources.pack import (
     FORMAT,
     HEADER_BYTES,
@@ -26,7 +27,7 @@ from ols.data.sources.pack import (
     write_atomically,
 )
 from ols.data.sources.protocol import ImageSource, Split
-from ols.data.transforms import Aspect, fit, to_array
+from ols.data.transforms import fit, to_array
 from ols.data.workers import end_with_parent
 
 UNFINISHED = ".*.partial"  # see `unfinished_path`

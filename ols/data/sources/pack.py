@@ -25,8 +25,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from ols.data.options import Aspect
 from ols.data.sources.protocol import Split
-from ols.data.transforms import Aspect, to_image
+from ols.data.transforms import to_image
 
 FORMAT = 1
 MANIFEST, STAMP = "manifest.json", "verified.json"

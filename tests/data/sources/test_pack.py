@@ -15,11 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SPLITS, Tree, fill
+from conftest import SPLITS, Tree, build_loaders_of, fill
 from PIL import Image
 
 from ols.data import packing
-from ols.data.loaders import build_loaders
 from ols.data.packing import write_pack
 from ols.data.sources.opening import open_sources
 from ols.data.sources.pack import open_pack
@@ -35,7 +34,7 @@ def _pack(tree, output, *, in_chans=1, **options):
 
 
 def _loaders(root, preprocessing, **options):
-    return build_loaders(root, preprocessing=preprocessing, global_batch_size=5, seed=3, **options)
+    return build_loaders_of(root, **{**vars(preprocessing), "workers": 0, "global_batch_size": 5, "seed": 3, **options})
 
 
 def _flip_a_bit(path, position):
