@@ -53,7 +53,8 @@ def read_rows(root: str | Path, splits: str | Path | None = None) -> Rows:
     folder = find_splits(Path(root), None if splits is None else Path(splits))
     files: dict[str, int] = {}
     labels: dict[str, int] = {}
-    rows, unusable = [], []
+    rows: list[tuple[int, int, int, int]] = []
+    unusable: list[tuple[str, int, str]] = []
     for index, split in enumerate(SPLITS):
         path = folder / f"RadiologyAI_{split}.csv"
         before = len(rows)

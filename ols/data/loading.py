@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -108,7 +109,7 @@ class TransformedImages(Dataset[dict[str, Tensor]]):
         return self.transform(image, draw)
 
 
-def _already_a_batch(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def _already_a_batch(batch: Any) -> dict[str, Tensor]:
     return batch
 
 
