@@ -7,6 +7,7 @@ is imported, so that `--help` and a wrong key answer at once.
 import difflib
 import re
 import sys
+from argparse import SUPPRESS
 from argparse import ArgumentParser as PlainParser
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -17,7 +18,7 @@ import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser
 
 from ols.data.options import DataOptions
-from ols.losses import LOSSES, LabelLoss, find_loss
+from ols.losses import LOSSES, LabelLoss, find_loss, find_preset
 from ols.phantoms import PhantomConfig
 from ols.tasks import find_task
 
@@ -182,7 +183,7 @@ class Config:
         model: Architecture.
         optim: Optimizer and schedule.
         train: The loop.
-        loss: Name of the loss, and its options.
+        loss: Name of the loss, perhaps a preset of it, and its options.
         format: Version of this schema.
     """
 
@@ -269,7 +270,8 @@ class NearestKeyParser(ArgumentParser):
 def parse_config(default: Path, argv: Sequence[str] | None = None) -> Config:
     """Read a configuration from `--config` files and dotted overrides, later ones winning.
 
-    Changing `loss.name` on the command line drops the loss options of the files, and says which.
+    Changing `loss.name` or `loss.preset` on the command line drops the loss options of the files, and says which. The
+    options of a preset are filled in where neither a file nor the command line has them.
 
     Args:
         default: The file that is read where none is named.
@@ -281,6 +283,7 @@ def parse_config(default: Path, argv: Sequence[str] | None = None) -> Config:
     first = PlainParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", action="append", type=Path)
     first.add_argument("--loss.name", dest="loss_name")
+    first.add_argument("--loss.preset", dest="loss_preset")
     first.add_argument("--task")
     for switch in SWITCHES:
         first.add_argument(f"--{switch}", nargs="?", const="true")
@@ -298,13 +301,17 @@ def parse_config(default: Path, argv: Sequence[str] | None = None) -> Config:
         file_name = loss.setdefault("name", find_task(files["task"]).default_loss)
         name = known.loss_name or file_name
         loss_class = find_loss(name)
+        preset = known.loss_preset or (loss.get("preset") if name == file_name else None)
+        preset_options = {"preset": preset, **find_preset(name, preset)} if preset else {}
     except ValueError as error:
         first.error(str(error))
-    if name != file_name:
+    if name != file_name or preset != loss.get("preset"):
+        changed = f"loss.name {file_name} -> {name}" if name != file_name else f"loss.preset -> {preset}"
         dropped = ", ".join(f"{key}={value}" for key, value in loss.items() if key != "name")
         if dropped:
-            print(f"loss.name {file_name} -> {name}: dropped the configured {dropped}", file=sys.stderr)
-        files["loss"] = {"name": name}
+            print(f"{changed}: dropped the configured {dropped}", file=sys.stderr)
+        loss = {"name": name}
+    files["loss"] = preset_options | loss
 
     parser = _build_parser(loss_class)
     parsed = parser.parse_args(overrides, namespace=parser.parse_object(files))
@@ -321,6 +328,10 @@ def _build_parser(loss_class: type[LabelLoss]) -> NearestKeyParser:
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file; several are merged.")
     parser.add_class_arguments(Config, skip={"loss"})
     parser.add_argument("--loss.name", type=str, help="Name of the loss; its options follow from it.")
+    if loss_class.presets:
+        presets = ", ".join(loss_class.presets)
+        help_text = f"Published variant, over which the other options win: {presets}."
+        parser.add_argument("--loss.preset", type=str, default=SUPPRESS, help=help_text)
     parser.add_class_arguments(
         loss_class,
         "loss",
