@@ -24,7 +24,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from ols.data.loading import Loader, TransformedImages
+from ols.data.loading import EvalLoader, TransformedImages
 from ols.data.packing import write_pack
 from ols.data.sampling import EvalBatches
 from ols.data.sources.pack import open_pack
@@ -102,7 +102,7 @@ def build_variants(folder: Path, images: str) -> dict:
 
 def _keys(dataset: object, batches: int) -> EvalBatches:
     """Return batches of shuffled indices; a pack gets 20 times as many, to be measurable."""
-    packed = getattr(dataset, "cut", False)
+    packed = getattr(dataset, "cut_from", None) is not None
     count = BATCH * batches * (20 if packed else 1)
     return EvalBatches(np.random.default_rng(0).permutation(count) % 2048, batch_size=BATCH)
 
@@ -122,7 +122,7 @@ def loader_rate(dataset: object, workers: int, *, scaled: bool = False) -> float
     """Return the images per second of a loader after its first batches."""
     keys = _keys(dataset, workers + 2)
     if scaled:
-        loader = Loader(dataset.source, dataset.transform, keys, workers=workers)
+        loader = EvalLoader(dataset.source, dataset.transform, keys, workers=workers)
     else:
         whole = {"collate_fn": _already_a_batch} if hasattr(dataset, "__getitems__") else {}
         loader = DataLoader(dataset, batch_sampler=keys, num_workers=workers, prefetch_factor=4, **whole)

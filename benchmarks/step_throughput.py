@@ -33,8 +33,9 @@ from tqdm import tqdm
 
 from ols.config import OptimConfig, TrainConfig
 from ols.data.loaders import build_loaders
-from ols.data.sampling import TrainBatches
-from ols.data.transforms import Preprocessing
+from ols.data.loading import Place
+from ols.data.options import DataOptions
+from ols.data.sampling import BatchShare, TrainBatches
 from ols.losses import build_loss
 from ols.models.build import build_model
 from ols.runs.environment import available_cores, environment_record
@@ -65,7 +66,7 @@ class InMemory:
         self.source = Names()
         self.images, self.targets = images, targets
         size = len(images[0])
-        self.batches = TrainBatches(np.arange(steps * size), global_batch_size=size)
+        self.batches = TrainBatches(np.arange(steps * size), BatchShare(size))
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         for step in range(self.batches.steps):
@@ -206,14 +207,10 @@ def build_variants(args: argparse.Namespace, name: str, folder: Path) -> dict[st
     }
     if args.data is not None:
         loaders = build_loaders(
-            args.data,
-            preprocessing=Preprocessing(args.image_size, round(args.image_size * 8 / 7), 1),
-            global_batch_size=args.batch,
-            train_images=args.batch * args.steps,
-            workers=None,
+            DataOptions(root=args.data, image_size=args.image_size, train_images=args.batch * args.steps),
+            BatchShare(args.batch),
             cores=available_cores(),
-            device=args.device,
-            memory_format=_memory_format(args),
+            place=Place(args.device, memory_format=_memory_format(args)),
         )
         variants["trainer, OLS, from data"] = OurTrainer(args, name, loaders.train, folder / "data", "ols")
     return variants

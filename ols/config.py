@@ -1,13 +1,14 @@
 """The configuration of a run: its schema, and how it is read from files and the command line.
 
-`ols.losses` and the phantoms' configuration are the only things imported from the package: their constructors are
-their schema. Nothing heavy is imported, so that `--help` and a wrong key answer at once.
+Losses, phantoms and images are described where they are made: their constructors' options are the schema. Nothing heavy
+is imported, so that `--help` and a wrong key answer at once.
 """
 
 import difflib
 import os
 import re
 import sys
+from argparse import SUPPRESS
 from argparse import ArgumentParser as PlainParser
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -17,7 +18,8 @@ from typing import Any, Literal, NoReturn
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser
 
-from ols.losses import LOSSES, LabelLoss, find_loss
+from ols.data.options import DataOptions
+from ols.losses import LOSSES, LabelLoss, find_loss, find_preset
 from ols.phantoms import PhantomConfig
 from ols.tasks import find_task
 
@@ -26,71 +28,28 @@ SWITCHES = ("dry_run", "profile")  # may stand on the command line without a val
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(DataOptions):
     """Images, and what is done to them.
 
     Args:
-        root: A folder that contains `radiology_ai`, a pack, a folder that contains `train`, `val` and `test` with class
-            folders, or a MedMNIST `.npz`.
-        splits: Folder with the split CSVs of `radiology_ai`, where it is not one of the usual places.
         phantoms: Render the data set described by `phantoms` at `root` unless it is there.
-        train_images: Train on so many images, drawn at random but the same ones for every seed; by default all.
-        image_size: Side of the square that the model sees, in pixels.
-        resize_size: Images are resized to this before the square is cut out, in pixels; by default 8/7 of
-            `image_size`, which is 256 for 224.
-        aspect: `resize_size` is that of the `shorter` side, of the `longest` with black beside the image, or of both
-            sides (`squash`); a pack has one of its own, which must be named.
-        in_chans: 1 for grayscale, 3 for RGB.
-        mean: Of each channel, subtracted from intensities in [0, 1]; one number, or three for RGB. By default what the
-            weights expect that the model starts from, and 0.5 for fresh ones.
-        std: Divides intensities then, like `mean`.
-        horizontal_flip: Mirror half of the training images; turn it off where laterality matters.
-        augment: `radiology` turns, shears and shifts training images a little, and changes contrast, brightness and
-            sharpness a little; `randaugment` is RandAugment as for photographs. Neither mirrors.
-        erase_prob: Share of training images of which a rectangle is blackened (random erasing).
-        mixup_alpha: Parameter of the beta distribution of mixup, 0.2 or 0.8 in papers; 0 for no mixup.
-        cutmix_alpha: The same of cutmix, usually 1; with both, each batch draws one of them.
-        mix_prob: Share of training batches that are mixed, where one of the two is on.
-        sampling: `class_balanced` trains on all classes equally often, with as many images an epoch.
-        unreadable: `error` stops at a training image that cannot be read, `skip` trains without it and counts it;
-            evaluation always stops.
         class_weights: Weight of a class in the loss: `inverse` to its training images, or to their `effective`
             number (Cui et al. 2019, beta 0.9999); the mean weight of a training image is 1.
-        workers: Reading processes of each loader and process; by default its share of the cores, at most 8, and 2 for
-            a pack.
     """
 
-    root: str = "data/phantoms"
-    splits: str | None = None
     phantoms: bool = False
-    train_images: int | None = None
-    image_size: int = 224
-    resize_size: int | None = None
-    aspect: Literal["shorter", "longest", "squash"] = "shorter"
-    in_chans: Literal[1, 3] = 1
-    mean: list[float] | None = None
-    std: list[float] | None = None
-    horizontal_flip: bool = True
-    augment: Literal["none", "radiology", "randaugment"] = "none"
-    erase_prob: float = 0.0
-    mixup_alpha: float = 0.0
-    cutmix_alpha: float = 0.0
-    mix_prob: float = 1.0
-    sampling: Literal["natural", "class_balanced"] = "natural"
-    unreadable: Literal["error", "skip"] = "error"
     class_weights: Literal["none", "inverse", "effective"] = "none"
-    workers: int | None = None
 
     def __post_init__(self):
+        try:
+            super().__post_init__()
+        except ValueError as error:
+            raise ValueError(f"data.{error}") from error
         if self.sampling != "natural" and self.class_weights != "none":
             raise ValueError(
                 f"data.sampling {self.sampling} and data.class_weights {self.class_weights} "
                 "both make up for imbalance: choose one"
             )
-
-    def with_normalization(self, mean: Sequence[float], std: Sequence[float]) -> "DataConfig":
-        """Return the options with `mean` and `std` filled in where they are not given."""
-        return replace(self, mean=self.mean or list(mean), std=self.std or list(std))
 
 
 @dataclass(frozen=True)
@@ -230,7 +189,7 @@ class Config:
         model: Architecture.
         optim: Optimizer and schedule.
         train: The loop.
-        loss: Name of the loss, and its options.
+        loss: Name of the loss, perhaps a preset of it, and its options.
         format: Version of this schema.
     """
 
@@ -256,8 +215,7 @@ class Config:
             task.selecting(self.train.select_by)
         except ValueError as error:
             raise ValueError(f"train.select_by: {error}") from error
-        mixes = self.data.mixup_alpha or self.data.cutmix_alpha
-        if mixes and not find_loss(self.loss["name"]).takes_probabilities:
+        if self.data.mixes and not find_loss(self.loss["name"]).takes_probabilities:
             raise ValueError(
                 f"loss {self.loss['name']} takes class indices only: data.mixup_alpha and data.cutmix_alpha must be 0, "
                 f"got {self.data.mixup_alpha} and {self.data.cutmix_alpha}"
@@ -265,12 +223,8 @@ class Config:
 
     def resolve(self) -> "Config":
         """Return the configuration with derived values filled in, and a dry run's folder kept apart."""
-        data = replace(
-            self.data,
-            root=expand_home(self.data.root),
-            splits=expand_home(self.data.splits),
-            resize_size=self.data.resize_size or round(self.data.image_size * 8 / 7),
-        )
+        sizes = self.data.with_resize_size()
+        data = replace(sizes, root=os.path.expanduser(sizes.root), splits=expand_home(sizes.splits))
         model = replace(self.model, init_from=expand_home(self.model.init_from))
         name = f"{Path(data.root).name}-{model.name}-{self.loss['name']}-seed{self.seed}"
         # Names such as hf_hub:timm/resnet50 and local-dir:/exports/one make a folder's name, too.
@@ -278,11 +232,16 @@ class Config:
         train = replace(self.train, select_by=find_task(self.task).selecting(self.train.select_by))
         if self.dry_run:
             train = replace(train, epochs=1, log_every_steps=1)
-            run_dir, resume = f"{run_dir.rstrip('/')}-dry_run", "never"
-        else:
-            resume = self.resume
-        teacher = expand_home(self.teacher)
-        return replace(self, run_dir=run_dir, resume=resume, data=data, model=model, train=train, teacher=teacher)
+            run_dir = f"{run_dir.rstrip('/')}-dry_run"
+        return replace(
+            self,
+            run_dir=run_dir,
+            resume="never" if self.dry_run else self.resume,
+            data=data,
+            model=model,
+            train=train,
+            teacher=expand_home(self.teacher),
+        )
 
 
 def expand_home(path: str | None) -> str | None:
@@ -333,7 +292,8 @@ class NearestKeyParser(ArgumentParser):
 def parse_config(default: Path, argv: Sequence[str] | None = None) -> Config:
     """Read a configuration from `--config` files and dotted overrides, later ones winning.
 
-    Changing `loss.name` on the command line drops the loss options of the files, and says which.
+    Changing `loss.name` or `loss.preset` on the command line drops the loss options of the files, and says which. The
+    options of a preset are filled in where neither a file nor the command line has them.
 
     Args:
         default: The file that is read where none is named.
@@ -345,6 +305,7 @@ def parse_config(default: Path, argv: Sequence[str] | None = None) -> Config:
     first = PlainParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", action="append", type=Path)
     first.add_argument("--loss.name", "--loss", dest="loss_name")
+    first.add_argument("--loss.preset", dest="loss_preset")
     first.add_argument("--task")
     for switch in SWITCHES:
         first.add_argument(f"--{switch}", nargs="?", const="true")
@@ -355,11 +316,13 @@ def parse_config(default: Path, argv: Sequence[str] | None = None) -> Config:
         files: dict[str, Any] = {}
         for path in known.config or [default]:
             files = merge_configs(files, read_config_file(path.expanduser()))
+        named = {"name": known.loss_name, "preset": known.loss_preset}
+        files = merge_configs(files, {"loss": {key: value for key, value in named.items() if value}})
         files["task"] = known.task or files.get("task", "multiclass")
-        if known.loss_name:
-            files = merge_configs(files, {"loss": {"name": known.loss_name}})
-        loss = files.setdefault("loss", {})
+        loss = files["loss"]
         loss_class = find_loss(loss.setdefault("name", find_task(files["task"]).default_loss))
+        if preset := loss.get("preset"):
+            files["loss"] = find_preset(loss["name"], preset) | loss
     except ValueError as error:
         first.error(str(error))
 
@@ -378,6 +341,10 @@ def _build_parser(loss_class: type[LabelLoss]) -> NearestKeyParser:
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file; several are merged.")
     parser.add_class_arguments(Config, skip={"loss"})
     parser.add_argument("--loss.name", type=str, help="Name of the loss; its options follow from it.")
+    if loss_class.presets:
+        presets = ", ".join(loss_class.presets)
+        help_text = f"Published variant, over which the other options win: {presets}."
+        parser.add_argument("--loss.preset", type=str, default=SUPPRESS, help=help_text)
     parser.add_class_arguments(
         loss_class,
         "loss",
@@ -413,13 +380,16 @@ def read_config_file(path: Path) -> dict[str, Any]:
 def merge_configs(base: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]:
     """Return `base` with the keys of `override`, section by section.
 
-    Where `override` names another loss, the options of the one before are dropped, with a word.
+    Where `override` names another loss or another preset, the options before it are dropped, with a word.
     """
-    before, name = base.get("loss", {}), override.get("loss", {}).get("name")
-    if name is not None and name != before.get("name"):
+    before, after = base.get("loss", {}), override.get("loss", {})
+    changed = [key for key in ("name", "preset") if after.get(key, before.get(key)) != before.get(key)]
+    if changed:
+        kept = {} if "name" in changed else {key: value for key, value in before.items() if key == "name"}
         if dropped := ", ".join(f"{key}={value}" for key, value in before.items() if key != "name"):
-            print(f"loss.name {before.get('name')} -> {name}: dropped the configured {dropped}", file=sys.stderr)
-        base = {**base, "loss": {}}
+            old = f"{before['name']} " if changed[0] == "name" and "name" in before else ""
+            print(f"loss.{changed[0]} {old}-> {after[changed[0]]}: dropped the configured {dropped}", file=sys.stderr)
+        base = {**base, "loss": kept}
     return _merge(base, override)
 
 

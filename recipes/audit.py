@@ -37,7 +37,7 @@ def main() -> int:
 
     from ols.audit import audit  # here, so that --help answers at once
     from ols.audit.clean import write_cleaned
-    from ols.audit.report import text_summary, write_report
+    from ols.audit.page import text_summary, write_page
 
     report = arguments.report
     try:
@@ -46,7 +46,7 @@ def main() -> int:
         found = audit(arguments.root, splits=arguments.splits, log=log, workers=arguments.workers)
         print(f"{len(found.files):,} files are named, {found.opened:,} were opened now; {log} knows the others")
         print(text_summary(found))
-        data = write_report(found, report)
+        data = write_page(found, report)
         print(f"report   {report}, {data}")
         if arguments.fix:
             folder, dropped = write_cleaned(found)

@@ -51,9 +51,9 @@ def main(options: Namespace) -> None:
     from accelerate.utils import broadcast_object_list
 
     from ols.config import DataConfig, TrainConfig
-    from ols.data.loading import Loader
+    from ols.data.loading import EvalLoader, Place
     from ols.data.sampling import EvalBatches
-    from ols.data.sources.formats import open_sources
+    from ols.data.sources.opening import open_sources
     from ols.data.transforms import EvalTransform
     from ols.evaluation.evaluate import predict
     from ols.evaluation.predictions import are_current, load_predictions, save_predictions
@@ -107,12 +107,12 @@ def main(options: Namespace) -> None:
                 rank=accelerator.process_index,
                 world_size=accelerator.num_processes,
             )
-            loader = Loader(
+            loader = EvalLoader(
                 source,
                 EvalTransform(trained.preprocessing),
                 batches,
                 workers=min(8, cores) if options.data.workers is None else options.data.workers,
-                device=accelerator.device,
+                place=Place(accelerator.device),
             )
             predictions = predict(model, loader, task, features=True, autocast=accelerator.autocast)
             if accelerator.is_main_process:

@@ -40,7 +40,7 @@ def main() -> None:
 
     # Imported here because it takes seconds: --help and a wrong key answer at once.
     from ols.data.packing import write_pack
-    from ols.data.sources.formats import open_sources
+    from ols.data.sources.opening import open_sources
     from ols.data.sources.pack import load_manifest, verify_pack
     from ols.runs.environment import available_cores
 

@@ -38,7 +38,8 @@ def run(config: Config, accelerator: "Accelerator", folder: "RunFolder") -> None
 
     from ols.data.class_weights import class_weights
     from ols.data.loaders import build_loaders, class_counts
-    from ols.data.transforms import Preprocessing
+    from ols.data.loading import Place
+    from ols.data.sampling import BatchShare
     from ols.evaluation.evaluate import tagged
     from ols.evaluation.report.console import describe_cost, describe_data, result_table
     from ols.losses import build_loss
@@ -68,35 +69,16 @@ def run(config: Config, accelerator: "Accelerator", folder: "RunFolder") -> None
     seed_everything(config.seed)
     with accelerator.local_main_process_first():  # which verifies a pack for the others
         loaders = build_loaders(
-            config.data.root,
-            splits=config.data.splits,
-            preprocessing=Preprocessing(
-                config.data.image_size,
-                config.data.resize_size,
-                config.data.in_chans,
-                config.data.mean,
-                config.data.std,
-                config.data.aspect,
+            config.data,
+            BatchShare(
+                config.train.global_batch_size,
+                config.train.accumulation_steps,
+                rank=accelerator.process_index,
+                world_size=accelerator.num_processes,
             ),
-            horizontal_flip=config.data.horizontal_flip,
-            augment=config.data.augment,
-            erase_prob=config.data.erase_prob,
-            mixup_alpha=config.data.mixup_alpha,
-            cutmix_alpha=config.data.cutmix_alpha,
-            mix_prob=config.data.mix_prob,
-            sampling=config.data.sampling,
-            unreadable=config.data.unreadable,
-            global_batch_size=config.train.global_batch_size,
-            accumulation_steps=config.train.accumulation_steps,
             seed=config.seed,
-            workers=config.data.workers,
             cores=cores,
-            rank=accelerator.process_index,
-            world_size=accelerator.num_processes,
-            device=device,
-            dtype=dtype,
-            memory_format=memory_format,
-            train_images=config.data.train_images,
+            place=Place(device, dtype, memory_format),
             limit_batches=2 if config.dry_run else None,
             overfit_batches=config.overfit_batches,
         )
@@ -127,7 +109,7 @@ def run(config: Config, accelerator: "Accelerator", folder: "RunFolder") -> None
     # Optimizer
     optimizer = build_optimizer(model, config.optim)
     schedule = build_schedule(
-        optimizer, config.optim, epochs=config.train.epochs, steps_per_epoch=loaders.train.batches.steps
+        optimizer, config.optim, epochs=config.train.epochs, steps_per_epoch=loaders.train.steps_per_epoch
     )
 
     # Train

@@ -1,6 +1,7 @@
 """Fixtures that several test modules share."""
 
 import csv
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,21 @@ import pytest
 from PIL import Image
 
 SPLITS = ("train", "val", "test")
+
+
+def build_loaders_of(root, **options):
+    """Build the loaders of a data set, with each option where it belongs."""
+    from ols.data.loaders import build_loaders
+    from ols.data.loading import Place
+    from ols.data.options import DataOptions
+    from ols.data.sampling import BatchShare
+
+    def take(group):
+        return group(**{field.name: options.pop(field.name) for field in fields(group) if field.name in options})
+
+    options["root"] = str(root)
+    data, share, place = take(DataOptions), take(BatchShare), take(Place)
+    return build_loaders(data, share, place=place, **options)
 
 
 class Tree:

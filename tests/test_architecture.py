@@ -26,7 +26,8 @@ MAY_IMPORT = {
     "ols.data": {"ols.keyed", "ols.files"},
     "ols.models": {"ols.files"},
     "ols.tasks": {"ols.losses", "ols.metrics", "ols.figures"},
-    "ols.config": {"ols.losses", "ols.phantoms", "ols.tasks"},  # constructors are the schema of what they construct
+    # Constructors are the schema of what they construct.
+    "ols.config": {"ols.losses", "ols.phantoms", "ols.tasks", "ols.data.options"},
     "ols.runs": {"ols.config", "ols.files", "ols.models", "ols.data.transforms"},
     "ols.evaluation": {"ols.tasks", "ols.metrics", "ols.data", "ols.files", "ols.models", "ols.runs", "ols.figures"},
     "ols.tracking": {"ols.evaluation", "ols.tasks", "ols.metrics.measures", "ols.files", "ols.runs", "ols.figures"},
@@ -64,6 +65,7 @@ LIGHT = {
     "ols.config": HEAVY,
     "ols.tasks": HEAVY,
     "ols.data": ("torch", "numpy", "PIL", *HEAVY),
+    "ols.data.options": ("torch", "numpy", "PIL", *HEAVY),
     "ols.metrics.measures": ("torch", "numpy", *HEAVY),
     "ols.phantoms": ("torch", *HEAVY),
 }

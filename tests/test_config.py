@@ -1,10 +1,13 @@
-from dataclasses import asdict
+import re
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
-from ols.config import Config, parse_config
+from ols.config import Config, DataConfig, parse_config
+from ols.losses import OnlineLabelSmoothing, build_loss
 
 CONFIG_FOLDER = Path(__file__).parents[1] / "recipes" / "configs"
 CONFIGS = sorted(path for path in CONFIG_FOLDER.rglob("*.yaml") if path.parent.name != "sweeps")
@@ -78,6 +81,37 @@ def test_another_loss_drops_the_files_loss_options_and_says_which(tmp_path, caps
     assert "ols -> label_smoothing: dropped the configured hard_weight=0.2" in capsys.readouterr().err
 
 
+PRESET = {"name": "ols", "preset": "official_cifar", "initial": "zeros", "unseen": "uniform"}
+
+
+def test_a_preset_fills_in_its_options_wherever_it_is_named_and_builds_the_published_variant(tmp_path):
+    (tmp_path / "a.yaml").write_text("loss: {name: ols, preset: official_cifar}\n")
+    in_file = _parse("--config", str(tmp_path / "a.yaml"))
+    assert in_file.loss.items() >= PRESET.items()
+    assert _parse("--loss.name=ols", "--loss.preset=official_cifar").loss == in_file.loss
+    assert "preset" not in _parse("--loss.name=ols").loss
+    loss, published = build_loss(**in_file.loss, num_classes=4), OnlineLabelSmoothing.preset("official_cifar", 4)
+    assert torch.equal(loss.soft_labels, published.soft_labels)
+    assert (loss.unseen, loss.hard_weight) == (published.unseen, published.hard_weight)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(asdict(in_file)))
+    assert _parse("--config", str(tmp_path / "config.yaml")) == in_file
+
+
+def test_options_beside_a_preset_win_over_it(tmp_path):
+    (tmp_path / "a.yaml").write_text("loss: {name: ols, preset: official_cifar, unseen: keep}\n")
+    loss = _parse("--config", str(tmp_path / "a.yaml"), "--loss.hard_weight=0.3").loss
+    assert loss.items() >= {**PRESET, "unseen": "keep", "hard_weight": 0.3}.items()
+    assert build_loss("ols", 4, preset="official_cifar", unseen="keep").unseen == "keep"
+
+
+def test_another_preset_drops_the_files_loss_options_and_says_which(tmp_path, capsys):
+    (tmp_path / "a.yaml").write_text("loss: {name: ols, preset: official_cifar, unseen: keep}\n")
+    loss = _parse("--config", str(tmp_path / "a.yaml"), "--loss.preset=official_finegrained").loss
+    assert loss.items() >= {"preset": "official_finegrained", "initial": "uniform", "unseen": "uniform"}.items()
+    message = "loss.preset -> official_finegrained: dropped the configured preset=official_cifar, unseen=keep"
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -85,12 +119,21 @@ def test_another_loss_drops_the_files_loss_options_and_says_which(tmp_path, caps
         (("--peak_lr", "1"), "unknown key peak_lr; did you mean optim.peak_lr?"),
         (("--loss.hard_wait=1",), "unknown key loss.hard_wait; did you mean loss.hard_weight?"),
         (("--loss.name", "old"), "unknown loss 'old'; did you mean 'ols'?"),
+        (("--loss.preset", "official_cyfar"), "has no preset 'official_cyfar'; did you mean 'official_cifar'?"),
+        (("--loss.name=focal", "--loss.preset=paper"), "loss 'focal' has no preset 'paper'; it has none"),
         (("--loss.num_classes", "3"), "unknown key loss.num_classes"),
         (("--optim.peak_lr", "fast"), "optim.peak_lr"),
         (("--train.precision", "bf17"), "train.precision"),
         (("--train.epochs", "0"), "train.epochs must be at least 1, got 0"),
         (("--train.ema_decay", "1.5"), "train.ema_decay must lie in (0, 1), got 1.5"),
         (("--data.sampling", "class_balanced", "--data.class_weights", "inverse"), "both make up for imbalance"),
+        (("--data.erase_prob", "1.5"), "data.erase_prob must lie in [0, 1], got 1.5"),
+        (("--data.mixup_alpha=-1",), "data.mixup_alpha must not be negative, got -1"),
+        (
+            ("--data.image_size=64", "--data.resize_size=32"),
+            "data.resize_size must be at least image_size (64), got 32",
+        ),
+        (("--data.mean=[0.1, 0.2]",), "data.mean must have one value, or one for each of three channels"),
         (("--config", "nowhere.yaml"), "no such file: nowhere.yaml"),
         (("--loss.name=focal", "--data.mixup_alpha=0.2"), "loss focal takes class indices only"),
         (("--loss.name=flsd53", "--data.cutmix_alpha=1"), "loss flsd53 takes class indices only"),
@@ -135,6 +178,17 @@ def test_a_dry_run_has_a_folder_of_its_own():
     for argv in (["--dry_run", "true"], ["--dry_run"], ["--dry_run=true", "--seed", "0"], ["--dry_run", "--seed", "0"]):
         assert _parse(*argv).run_dir == "runs/phantoms-test_resnet-ols-seed0-dry_run"
     assert _parse("--dry_run", "false") == _parse()
+
+
+def test_help_describes_every_option_of_images_wherever_it_is_declared(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        _parse("--help")
+    described = {}
+    for entry in re.split(r"\n  --data\.", capsys.readouterr().out)[1:]:
+        name, *words = entry.split()
+        described[name] = len(" ".join(words).partition("(type:")[0].split())
+    assert described.keys() == {field.name for field in fields(DataConfig)}
+    assert min(described.values()) > 5, described
 
 
 def test_the_config_can_be_printed(capsys):

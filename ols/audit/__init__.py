@@ -10,9 +10,10 @@ from PIL import Image
 
 from ols.audit import near
 from ols.audit.findings import Finding, NearPairs, Pictures, find, group_pictures
+from ols.audit.rows import Rows, read_rows
 from ols.audit.scan import read_comparable, scan_files
-from ols.audit.tables import SPLITS, Rows, read_rows
-from ols.data.sources.radimagenet import TREE, _class_table
+from ols.data.sources.protocol import SPLITS
+from ols.data.sources.radimagenet import TREE, class_table
 
 COMPARED_AT_ONCE = 256  # pairs
 
@@ -45,7 +46,7 @@ class Audit:
     def class_counts(self) -> list[dict[str, Any]]:
         """Return `label`, `group` and the number of rows in each split, of every class."""
         names = [self.rows.filenames[f] for f in self.rows.file]
-        labels, groups = _class_table(names, [self.rows.labels[label] for label in self.rows.label])
+        labels, groups = class_table(names, [self.rows.labels[label] for label in self.rows.label])
         counts = np.zeros((len(labels), len(SPLITS)), np.int64)
         np.add.at(counts, (self.rows.label, self.rows.split), 1)
         return [

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ols.audit import Audit
-from ols.audit.tables import SPLITS
+from ols.data.sources.protocol import SPLITS
 
 FOLDER = "cleaned"
 
@@ -75,7 +75,7 @@ def write_cleaned(audit: Audit) -> tuple[Path, dict[str, Counter[str]]]:
     """
     rows = audit.rows
     reasons = rows_to_drop(audit)
-    dropped = {split: Counter() for split in SPLITS}
+    dropped: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
     kept_lines: dict[str, set[int]] = {split: set() for split in SPLITS}
     for r in range(len(rows)):
         split = SPLITS[rows.split[r]]

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ols.audit.tables import SPLITS, Rows
+from ols.audit.rows import Rows
+from ols.data.sources.protocol import SPLITS
 
 Severity = Literal["leak", "error", "warning", "note"]
 SEVERITIES = ("leak", "error", "warning", "note")
@@ -206,7 +207,7 @@ FAULTS = {
 
 def _faults(rows: Rows, files: np.ndarray, messages: dict[int, str]) -> list[Finding]:
     by_file = defaultdict(list)
-    for r in np.flatnonzero(files["fault"][rows.file] != ""):
+    for r in np.flatnonzero(files["fault"][rows.file] != "").tolist():
         by_file[int(rows.file[r])].append(r)
     found = []
     for fault, (title, meaning) in FAULTS.items():
@@ -226,7 +227,7 @@ def _contradictions(rows: Rows, files: np.ndarray, pictures: Pictures) -> list[F
     same_picture = [group for group in _groups(picture, rows.label) if len(set(rows.file[group])) > 1]
     known = set(rows.label[rows.split == 0].tolist())
     unknown = defaultdict(list)
-    for r in np.flatnonzero(~np.isin(rows.label, list(known))):
+    for r in np.flatnonzero(~np.isin(rows.label, list(known))).tolist():
         unknown[int(rows.label[r])].append(r)
     return [
         Finding(
@@ -333,7 +334,7 @@ def _unlike_folder(rows: Rows) -> list[dict[str, Any]]:
     clear = counts.max(1, initial=0) >= FOLDER_MAJORITY * counts.sum(1)
     return [
         {"rows": describe_rows(rows, [r]), "note": f"others of the folder: {rows.labels[usual[folder[r]]]}"}
-        for r in np.flatnonzero(clear[folder] & (rows.label != usual[folder]))
+        for r in np.flatnonzero(clear[folder] & (rows.label != usual[folder])).tolist()
     ]
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ols.audit.near import comparable
-from ols.data.sources.radimagenet import EIGHT_BIT_MODES, open_image
+from ols.data.sources.files import EIGHT_BIT_MODES, open_image
 from ols.data.workers import end_with_parent
 
 FORMAT = 1
@@ -60,14 +60,15 @@ def scan_files(
     Returns:
         Array of `FILE`, `[F]`; the message of each file with a fault, by its index; and how many were opened.
     """
-    files, messages = np.zeros(len(filenames), FILE), {}
+    files = np.zeros(len(filenames), FILE)
+    messages: dict[int, str] = {}
     index_of = {name: index for index, name in enumerate(filenames)}
     stamps: dict[str, list[int]] = {}
 
     def keep(record: dict[str, Any]) -> None:
         index = index_of[record["filename"]]
         files[index] = np.zeros((), FILE)
-        for field in record.keys() & set(FILE.names) - {"thumbnail"}:
+        for field in record.keys() & set(FILE.names or ()) - {"thumbnail"}:
             files[index][field] = record[field]
         if "thumbnail" in record:
             files[index]["thumbnail"] = np.frombuffer(base64.b64decode(record["thumbnail"]), np.uint8)

@@ -1,15 +1,12 @@
 """RandAugment and random erasing: timm's, with randomness by key."""
 
-from typing import Literal
-
 import numpy as np
 import torch
 from PIL import Image
 
+from ols.data.options import AugmentationOptions
 from ols.data.transforms import to_array, to_image
 from ols.keyed import AUGMENT, kept_generators, keyed_bits, seed_generators
-
-Augment = Literal["none", "radiology", "randaugment"]
 
 # timm's notation: magnitude m of 10, n operations an image, each with probability p.
 POLICIES = {"radiology": "rand-m3-n2-p0.5-mstd0.5-inc1", "randaugment": "rand-m9-n2-p0.5-mstd0.5-inc1"}
@@ -24,7 +21,7 @@ RADIOLOGY = (
     "BrightnessIncreasing",
     "SharpnessIncreasing",
 )
-OPTIONS = {
+TIMM_OPTIONS = {
     "img_mean": 0,  # what moves in from outside is black, in images of any mode
     "interpolation": Image.Resampling.BILINEAR,  # as images are resized; timm's default draws bicubic for half
     "translate_pct": 0.2,  # at magnitude 10
@@ -41,27 +38,20 @@ class Augmentation:
     Random erasing (Zhong et al., AAAI 2020) blackens a rectangle of 2 to 33 % of an image.
 
     Args:
-        augment: Which operations.
-        erase_prob: Share of images of which a rectangle is erased, in [0, 1].
+        options: Which operations, and how many rectangles.
         seed: Seed of the run.
-
-    Raises:
-        ValueError: No such operations, or `erase_prob` lies outside [0, 1].
     """
 
-    def __init__(self, augment: Augment = "radiology", *, erase_prob: float = 0.0, seed: int = 0):
+    def __init__(self, options: AugmentationOptions, *, seed: int = 0):
         from timm.data.auto_augment import rand_augment_transform  # which takes seconds, and most runs need none
         from timm.data.random_erasing import RandomErasing
 
-        if augment not in ("none", *POLICIES):
-            raise ValueError(f"augment must be one of none, {', '.join(POLICIES)}, got {augment!r}")
-        if not 0 <= erase_prob <= 1:
-            raise ValueError(f"erase_prob must lie in [0, 1], got {erase_prob}")
+        augment, erase_prob = options.augment, options.erase_prob
         operations = list(RADIOLOGY) if augment == "radiology" else None  # None: all that timm has
         self.seed = seed
         self._augment = None
         if augment != "none":
-            self._augment = rand_augment_transform(POLICIES[augment], dict(OPTIONS), operations)
+            self._augment = rand_augment_transform(POLICIES[augment], dict(TIMM_OPTIONS), operations)
         self._erase = RandomErasing(erase_prob, device="cpu") if erase_prob else None
 
     def __call__(self, images: np.ndarray, epochs: np.ndarray, indices: np.ndarray) -> np.ndarray:

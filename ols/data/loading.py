@@ -3,25 +3,52 @@
 import hashlib
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from ols.data.augmentation import Augmentation
 from ols.data.mixing import Mixing
-from ols.data.sampling import EvalBatches, Key, TrainBatches
+from ols.data.options import Unreadable
+from ols.data.sampling import Batches, EvalBatches, Key, TrainBatches
 from ols.data.sources.pack import Pack
 from ols.data.sources.protocol import ImageSource
 from ols.data.transforms import EvalTransform
 from ols.data.workers import heed_only_the_parent
 
 
-class TransformedImages:
+@dataclass(frozen=True)
+class Place:
+    """Where batches go, and in which form.
+
+    Args:
+        device: Device of images and targets.
+        dtype: Floating-point type of images.
+        memory_format: Memory format of images.
+    """
+
+    device: torch.device | str = "cpu"
+    dtype: torch.dtype = torch.float32
+    memory_format: torch.memory_format = torch.contiguous_format
+
+
+class TransformedImages(Dataset[dict[str, Tensor]]):
     """A data set seen through a transform, read by whole batches of keys so that draws are vectorised.
 
     Crops are cut right out of a pack whose images have the size that they would be resized to.
+
+    Args:
+        source: Data set.
+        transform: What a sample goes through; holds the preprocessing.
+        augmentation: What else is done to the bytes of an image.
+        skip_unreadable: Leave images that cannot be read out of their batch, which is then smaller.
+
+    Raises:
+        ValueError: The data set is a pack of another aspect than the preprocessing asks for.
     """
 
     def __init__(
@@ -35,17 +62,24 @@ class TransformedImages:
         self.source, self.transform, self.skip_unreadable = source, transform, skip_unreadable
         self.augmentation = augmentation
         preprocessing = transform.preprocessing
-        self.cut = isinstance(source, Pack) and source.size == preprocessing.resize_size
-        if isinstance(source, Pack) and source.aspect != preprocessing.aspect:
-            raise ValueError(f"the pack has aspect {source.aspect!r}, data.aspect asks for {preprocessing.aspect!r}")
+        self.cut_from: Pack | None = None
+        if isinstance(source, Pack):
+            if source.aspect != preprocessing.aspect:
+                raise ValueError(
+                    f"the pack has aspect {source.aspect!r}, data.aspect asks for {preprocessing.aspect!r}"
+                )
+            if source.size == preprocessing.resize_size:
+                self.cut_from = source
 
     def __getitems__(self, keys: list[Key]) -> dict[str, Tensor]:
-        """Return `image` uint8 `[B, C, H, W]`, `target` and `index` int64 `[B]`; and `skipped`, the unreadable."""
+        """Return `image` uint8 `[B, C, H, W]`, `target` and `index` int64 `[B]`; `skipped`, if they may be."""
         epochs, indices = np.array(keys, np.int64).T
         draws = self.transform.draw(epochs, indices)
         skipped = np.zeros(len(keys), bool)
-        if self.cut:
-            images = self._cut(indices, draws)
+        if self.cut_from is not None:
+            corners = self.transform.corners(draws, self.cut_from.sizes[indices])
+            size = self.transform.preprocessing.image_size
+            images = self.cut_from.read_crops(indices, corners, draws[:, 2] < 0.5, size)
         else:
             read = [self._read(index, draw) for index, draw in zip(indices.tolist(), draws, strict=True)]
             skipped = np.array([image is None for image in read])
@@ -55,16 +89,14 @@ class TransformedImages:
             images = np.stack([image for image in read if image is not None])
         if self.augmentation is not None:
             images = self.augmentation(images, epochs[~skipped], indices[~skipped])
-        return {
+        batch = {
             "image": torch.from_numpy(images),
             "target": torch.from_numpy(self.source.targets[indices[~skipped]]),
             "index": torch.from_numpy(indices[~skipped]),
-            "skipped": torch.from_numpy(indices[skipped]),
         }
-
-    def _cut(self, indices: np.ndarray, draws: np.ndarray) -> np.ndarray:
-        corners = self.transform.corners(draws, self.source.sizes[indices])
-        return self.source.read_crops(indices, corners, draws[:, 2] < 0.5, self.transform.preprocessing.image_size)
+        if self.skip_unreadable:
+            batch["skipped"] = torch.from_numpy(indices[skipped])
+        return batch
 
     def _read(self, index: int, draw: np.ndarray) -> np.ndarray | None:
         """Return a transformed image; None if it cannot be read and may be skipped."""
@@ -77,53 +109,35 @@ class TransformedImages:
         return self.transform(image, draw)
 
 
-def _already_a_batch(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def _already_a_batch(batch: Any) -> dict[str, Tensor]:
     return batch
 
 
 class Loader:
     """Batches: `image` as the model expects it and `target`, on the device, and `index`, on the CPU.
 
-    Bytes travel to the device and are scaled there: a quarter of the traffic of float32.
+    Bytes travel to the device and are scaled there: a quarter of the traffic of float32. `TrainLoader` and `EvalLoader`
+    are the two kinds.
 
     Args:
-        source: Data set.
-        transform: What a sample goes through; holds the preprocessing.
+        images: The data set, seen through its transform.
         batches: Which samples at which step; its `pool` says what counts as all.
         workers: Processes that read; 0 reads in this one.
-        device: Where batches go.
-        dtype: Floating-point type of `image`.
-        memory_format: Memory format of `image`.
-        skip_unreadable: Leave images that cannot be read out of their batch, which is then smaller; `skipped` has
-            their indices, as far as this process has met them. By default they raise.
-        augmentation: What else is done to the bytes of a training image.
-        mixing: Mixes the images of a training batch; `target` is then probabilities.
+        place: Where batches go; by default float32 on the CPU.
     """
 
-    def __init__(
-        self,
-        source: ImageSource,
-        transform: EvalTransform,
-        batches: TrainBatches | EvalBatches,
-        *,
-        workers: int = 0,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-        memory_format: torch.memory_format = torch.contiguous_format,
-        skip_unreadable: bool = False,
-        augmentation: Augmentation | None = None,
-        mixing: Mixing | None = None,
-    ):
-        self.mixing = mixing
-        self.skipped: set[int] = set()
-        self.source, self.preprocessing, self.batches = source, transform.preprocessing, batches
-        self.device, self.dtype, self.memory_format = torch.device(device), dtype, memory_format
+    batches: Batches
+
+    def __init__(self, images: TransformedImages, batches: Batches, *, workers: int = 0, place: Place | None = None):
+        place = place or Place()
+        self.source, self.preprocessing, self.batches = images.source, images.transform.preprocessing, batches
+        self.device, self.dtype, self.memory_format = torch.device(place.device), place.dtype, place.memory_format
         pairs = list(zip(self.preprocessing.mean, self.preprocessing.std, strict=True))
         # [C, 1, 1] each: from a byte to (byte / 255 - mean) / std
         self._scale = self._for_channels([1 / (255 * std) for _, std in pairs])
         self._offset = self._for_channels([-mean / std for mean, std in pairs])
-        self._loader = DataLoader(
-            TransformedImages(source, transform, augmentation=augmentation, skip_unreadable=skip_unreadable),
+        self._loader: DataLoader[dict[str, Tensor]] = DataLoader(
+            images,
             batch_sampler=batches,
             collate_fn=_already_a_batch,
             num_workers=workers,
@@ -152,16 +166,6 @@ class Loader:
             digest.update(f"\n{self.source.sample_id(index)}\t{self.source.targets[index]}".encode())
         return digest.hexdigest()
 
-    def epoch(self, number: int, start_step: int = 0) -> Iterator[dict[str, Tensor]]:
-        """Yield the batches of an epoch of training.
-
-        Args:
-            number: The epoch, from 0.
-            start_step: Optimizer steps of the epoch that are left out: a run continues after them.
-        """
-        self.batches.epoch, self.batches.start_step = number, start_step
-        yield from self
-
     def zeros(self, count: int) -> Tensor:
         """Return `count` black images as the model sees them, `[count, C, H, W]`, on the device."""
         shape = (count, self.preprocessing.in_chans, self.preprocessing.image_size, self.preprocessing.image_size)
@@ -171,7 +175,6 @@ class Loader:
         # A stream of its own: the next batch travels and is scaled while the step before it still runs.
         stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         for batch in self._loader:
-            self.skipped.update(batch.pop("skipped").tolist())
             with nullcontext() if stream is None else torch.cuda.stream(stream):
                 self._to_device(batch)
             if stream is not None:
@@ -182,11 +185,94 @@ class Loader:
             yield batch
 
     def _to_device(self, batch: dict[str, Tensor]) -> None:
-        """Bring images and targets to the device, scale the images, and mix them where they are to be mixed."""
+        """Bring images and targets to the device, and scale the images."""
         for name in ("image", "target"):
             batch[name] = batch[name].to(self.device, non_blocking=True)
         image = batch["image"].to(self.dtype, memory_format=self.memory_format)
         batch["image"] = image.mul_(self._scale).add_(self._offset)
+
+
+class EvalLoader(Loader):
+    """Every sample of a pool once over all processes, in its order; an image that cannot be read raises.
+
+    Args:
+        source: Data set.
+        transform: What a sample goes through; holds the preprocessing.
+        batches: Which samples this process reads.
+        workers: Processes that read; 0 reads in this one.
+        place: Where batches go; by default float32 on the CPU.
+    """
+
+    batches: EvalBatches
+
+    def __init__(
+        self,
+        source: ImageSource,
+        transform: EvalTransform,
+        batches: EvalBatches,
+        *,
+        workers: int = 0,
+        place: Place | None = None,
+    ):
+        super().__init__(TransformedImages(source, transform), batches, workers=workers, place=place)
+
+
+class TrainLoader(Loader):
+    """Epochs of training: each has an order and an augmentation of its own.
+
+    Args:
+        source: Data set.
+        transform: What a sample goes through; holds the preprocessing.
+        batches: Which samples this process reads at which step.
+        augmentation: What else is done to the bytes of an image.
+        mixing: Mixes the images of a batch; `target` is then probabilities.
+        unreadable: `skip` leaves images that cannot be read out of their batch, which is then smaller; `error` raises.
+        workers: Processes that read; 0 reads in this one.
+        place: Where batches go; by default float32 on the CPU.
+
+    Attributes:
+        skipped: Indices of the images that could not be read, as far as this process has met them.
+    """
+
+    batches: TrainBatches
+
+    def __init__(
+        self,
+        source: ImageSource,
+        transform: EvalTransform,
+        batches: TrainBatches,
+        *,
+        augmentation: Augmentation | None = None,
+        mixing: Mixing | None = None,
+        unreadable: Unreadable = "error",
+        workers: int = 0,
+        place: Place | None = None,
+    ):
+        images = TransformedImages(source, transform, augmentation=augmentation, skip_unreadable=unreadable == "skip")
+        super().__init__(images, batches, workers=workers, place=place)
+        self.mixing = mixing
+        self.skipped: set[int] = set()
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch."""
+        return self.batches.steps
+
+    def epoch(self, number: int, start_step: int = 0) -> Iterator[dict[str, Tensor]]:
+        """Yield the batches of an epoch.
+
+        Args:
+            number: The epoch, from 0.
+            start_step: Optimizer steps of the epoch that are left out: a run continues after them.
+        """
+        self.batches.epoch, self.batches.start_step = number, start_step
+        yield from self
+
+    def _to_device(self, batch: dict[str, Tensor]) -> None:
+        """Bring images and targets to the device, scale the images, and mix them where they are to be mixed."""
+        if "skipped" in batch:
+            self.skipped.update(batch.pop("skipped").tolist())
+        super()._to_device(batch)
         if self.mixing is not None:
             batch["image"], batch["target"] = self.mixing(
                 batch["image"], batch["target"], epoch=self.batches.epoch, indices=batch["index"].numpy()

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ols.data.options import MixingOptions
 from ols.keyed import MIX, kept_generators, keyed_bits, seed_generators
 
 
@@ -18,29 +19,26 @@ class Mixing:
 
     Args:
         num_classes: K.
-        mixup_alpha: Both parameters of the beta distribution of mixup's share; 0 for no mixup.
-        cutmix_alpha: The same of cutmix.
-        prob: Share of batches that are mixed, in [0, 1].
+        options: Which of the two, how strongly, and how often; an alpha is both parameters of its beta distribution.
         seed: Seed of the run.
 
     Raises:
-        ValueError: An alpha is negative, none is positive, or `prob` lies outside [0, 1].
+        ValueError: Neither is on.
     """
 
-    def __init__(
-        self, num_classes: int, *, mixup_alpha: float = 0.0, cutmix_alpha: float = 0.0, prob: float = 1.0, seed: int = 0
-    ):
+    def __init__(self, num_classes: int, options: MixingOptions, *, seed: int = 0):
         from timm.data import Mixup  # which takes seconds, and most runs do not mix
 
-        if min(mixup_alpha, cutmix_alpha) < 0 or max(mixup_alpha, cutmix_alpha) == 0:
-            raise ValueError(
-                "mixup_alpha and cutmix_alpha must not be negative, and one must be positive, "
-                f"got {mixup_alpha} and {cutmix_alpha}"
-            )
-        if not 0 <= prob <= 1:
-            raise ValueError(f"mix_prob must lie in [0, 1], got {prob}")
+        if not options.mixes:
+            raise ValueError("nothing to mix: mixup_alpha and cutmix_alpha are 0")
         self.num_classes, self.seed = num_classes, seed
-        self._mixup = Mixup(mixup_alpha, cutmix_alpha, prob=prob, label_smoothing=0.0, num_classes=num_classes)
+        self._mixup = Mixup(
+            options.mixup_alpha,
+            options.cutmix_alpha,
+            prob=options.mix_prob,
+            label_smoothing=0.0,
+            num_classes=num_classes,
+        )
 
     def __call__(self, images: Tensor, targets: Tensor, *, epoch: int, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         """Mix a batch; of an odd number the last image stays as it is.

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from ols.data.options import Aspect
 from ols.data.sources.pack import (
     FORMAT,
     HEADER_BYTES,
     MANIFEST,
+    PLAN,
     dump_manifest,
     load_manifest,
     npy_header,
@@ -24,12 +26,10 @@ from ols.data.sources.pack import (
     verify_pack,
     write_atomically,
 )
-from ols.data.sources.protocol import ImageSource
-from ols.data.sources.radimagenet import Split
-from ols.data.transforms import Aspect, fit, to_array
+from ols.data.sources.protocol import ImageSource, Split
+from ols.data.transforms import fit, to_array
 from ols.data.workers import end_with_parent
 
-PLAN = "plan.json"  # of an unfinished pack
 UNFINISHED = ".*.partial"  # see `unfinished_path`
 SAMPLED = 256  # images that the size of a pack is estimated from
 
@@ -127,7 +127,7 @@ def write_pack(
     return load_manifest(output)
 
 
-class ShardWriter:
+class ShardWriter(Dataset[int | Exception]):
     """The shards of a pack: an item is written when it is asked for, by whichever process asks.
 
     Images are numbered over the splits, one after the other; a shard holds `images` of them.
@@ -238,8 +238,14 @@ def _write_missing(writer: ShardWriter, workers: int) -> None:
     done = writer.total - sum(len(writer.numbers(shard)) for shard in missing)
     workers = min(workers, len(missing))
     with tqdm(total=writer.total, initial=done, desc="packing", unit="image", disable=None) as progress:
-        several = {"num_workers": workers, "worker_init_fn": end_with_parent} if workers > 1 else {}
-        for shard in DataLoader(writer, batch_size=None, sampler=missing, **several):
+        shards: DataLoader[int | Exception] = DataLoader(
+            writer,
+            batch_size=None,
+            sampler=missing,
+            num_workers=workers if workers > 1 else 0,
+            worker_init_fn=end_with_parent,
+        )
+        for shard in shards:
             if isinstance(shard, Exception):
                 raise shard
             progress.update(len(writer.numbers(shard)))

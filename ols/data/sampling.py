@@ -1,6 +1,8 @@
 """Which samples a process reads at which step, for training and for evaluation."""
 
+from abc import abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -13,7 +15,59 @@ Key = tuple[int, int]
 REPETITION = 1 << 32
 
 
-class TrainBatches(Sampler[list[Key]]):
+@dataclass(frozen=True)
+class BatchShare:
+    """The images of an optimizer step, and which of them this process reads.
+
+    Args:
+        global_batch_size: Images per optimizer step over all processes and accumulation steps.
+        accumulation_steps: Micro-batches per optimizer step.
+        rank: This process.
+        world_size: Number of processes.
+
+    Raises:
+        ValueError: The global batch does not divide into processes x accumulation steps.
+    """
+
+    global_batch_size: int
+    accumulation_steps: int = 1
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self):
+        if self.global_batch_size % (self.world_size * self.accumulation_steps):
+            raise ValueError(
+                f"global_batch_size {self.global_batch_size} does not divide into {self.world_size} processes x "
+                f"{self.accumulation_steps} accumulation steps"
+            )
+
+    @property
+    def batch_size(self) -> int:
+        """Images of a micro-batch of this process."""
+        return self.global_batch_size // (self.world_size * self.accumulation_steps)
+
+    def __str__(self) -> str:
+        return (
+            f"global_batch_size {self.global_batch_size} / ({self.world_size} processes x "
+            f"{self.accumulation_steps} accumulation steps) = {self.batch_size}"
+        )
+
+
+class Batches(Sampler[list[Key]]):
+    """What a process reads, batch by batch.
+
+    Args:
+        pool: Indices of which every process reads its share, int64 `[N]`.
+    """
+
+    def __init__(self, pool: np.ndarray):
+        self.pool = pool
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+
+class TrainBatches(Batches):
     """This process's share of each global batch; the global batch is the same on any number of processes.
 
     The order of an epoch is a permutation keyed by (seed, epoch), cut into global batches; what does not fill a
@@ -24,42 +78,25 @@ class TrainBatches(Sampler[list[Key]]):
 
     Args:
         pool: Indices to train on, int64 `[N]`.
-        global_batch_size: Images per optimizer step over all processes and accumulation steps.
-        accumulation_steps: Micro-batches per optimizer step.
-        rank: This process.
-        world_size: Number of processes.
+        share: Images of an optimizer step, and which of them this process reads.
         seed: Seed of the order; `None` keeps the pool's own order in every epoch.
         balanced: Class of each index of the pool, int64 `[N]`, to draw all classes equally often.
 
     Raises:
-        ValueError: If the global batch does not divide into processes x accumulation steps, or the pool does not
-            fill one global batch.
+        ValueError: The pool does not fill one global batch, or is to be balanced without a seed.
     """
 
     def __init__(
-        self,
-        pool: np.ndarray,
-        *,
-        global_batch_size: int,
-        accumulation_steps: int = 1,
-        rank: int = 0,
-        world_size: int = 1,
-        seed: int | None = 0,
-        balanced: np.ndarray | None = None,
+        self, pool: np.ndarray, share: BatchShare, *, seed: int | None = 0, balanced: np.ndarray | None = None
     ):
-        parts = world_size * accumulation_steps
-        if global_batch_size % parts:
-            raise ValueError(
-                f"global_batch_size {global_batch_size} does not divide into {world_size} processes x "
-                f"{accumulation_steps} accumulation steps"
-            )
-        if len(pool) < global_batch_size:
-            raise ValueError(f"{len(pool)} training images do not fill one global batch of {global_batch_size}")
-        self.pool, self.seed, self.rank, self.world_size = pool, seed, rank, world_size
-        self.balanced = balanced
-        self.global_batch_size, self.accumulation_steps = global_batch_size, accumulation_steps
-        self.batch_size = global_batch_size // parts
-        self.steps = len(pool) // global_batch_size
+        super().__init__(pool)
+        if len(pool) < share.global_batch_size:
+            raise ValueError(f"{len(pool)} training images do not fill one global batch of {share.global_batch_size}")
+        if seed is None and balanced is not None:
+            raise ValueError("a balanced order is drawn: it needs a seed")
+        self.share, self.seed, self.balanced = share, seed, balanced
+        self.global_batch_size, self.accumulation_steps = share.global_batch_size, share.accumulation_steps
+        self.steps = len(pool) // share.global_batch_size
         self.epoch = 0
         self.start_step = 0  # global batches of the epoch that are left out: a run continues after them
 
@@ -69,14 +106,15 @@ class TrainBatches(Sampler[list[Key]]):
     def __iter__(self) -> Iterator[list[Key]]:
         keys = self._keys()[: self.steps * self.global_batch_size]
         # [steps, accumulation_steps, world_size, batch_size, 2]
-        keys = keys.reshape(-1, self.world_size, self.batch_size, 2)
-        for batch in keys[self.start_step * self.accumulation_steps :, self.rank]:
+        keys = keys.reshape(-1, self.share.world_size, self.share.batch_size, 2)
+        for batch in keys[self.start_step * self.accumulation_steps :, self.share.rank]:
             yield [(epoch, index) for epoch, index in batch.tolist()]
 
     def _keys(self) -> np.ndarray:
         """Return the keys of an epoch in their order, int64 `[N, 2]`."""
-        order, repetitions = np.arange(len(self.pool)), 0
-        if self.balanced is not None:
+        order = np.arange(len(self.pool))
+        repetitions = np.zeros_like(order)
+        if self.seed is not None and self.balanced is not None:
             order, repetitions = balanced_order(self.seed, self.epoch, self.balanced)
         elif self.seed is not None:
             order = keyed_order(self.seed, self.epoch, len(order))
@@ -108,7 +146,7 @@ def balanced_order(seed: int, epoch: int, targets: np.ndarray) -> tuple[np.ndarr
     return drawn[order], repetitions[order]
 
 
-class EvalBatches(Sampler[list[Key]]):
+class EvalBatches(Batches):
     """Every index of the pool exactly once over all processes: no padding, no repetition, shares may differ by one.
 
     Args:
@@ -119,7 +157,8 @@ class EvalBatches(Sampler[list[Key]]):
     """
 
     def __init__(self, pool: np.ndarray, *, batch_size: int, rank: int = 0, world_size: int = 1):
-        self.pool, self.batch_size = pool, batch_size
+        super().__init__(pool)
+        self.batch_size = batch_size
         self.share = pool[rank::world_size]
         self.most = -(-len(pool[::world_size]) // batch_size)  # batches of the process that has most
 

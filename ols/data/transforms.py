@@ -1,15 +1,12 @@
 """From an 8-bit image of any size to the bytes that a model sees; the randomness of a sample is keyed, not streamed."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
 
 import numpy as np
 from PIL import Image
 
+from ols.data.options import Aspect, SizeOptions, channel_scaling, check_sizes
 from ols.keyed import CROP_X, CROP_Y, FLIP, keyed_uniform
-
-Aspect = Literal["shorter", "longest", "squash"]
 
 
 def fit(image: Image.Image, size: int, aspect: Aspect) -> Image.Image:
@@ -74,32 +71,17 @@ class Preprocessing:
     std: tuple[float, ...] = (0.5,)
     aspect: Aspect = "shorter"
 
+    @classmethod
+    def from_options(cls, options: SizeOptions) -> "Preprocessing":
+        """Return the preprocessing that options ask for, with what they leave open filled in."""
+        options = options.with_resize_size().with_normalization(cls.mean, cls.std)
+        return cls(**{field.name: getattr(options, field.name) for field in fields(cls)})
+
     def __post_init__(self):
-        if self.image_size < 1:
-            raise ValueError(f"image_size must be at least 1 pixel, got {self.image_size}")
-        if self.resize_size < self.image_size:
-            raise ValueError(f"resize_size must be at least image_size ({self.image_size}), got {self.resize_size}")
-        if self.in_chans not in (1, 3):
-            raise ValueError(f"in_chans must be 1 (grayscale) or 3 (RGB), got {self.in_chans}")
-        for name in ("mean", "std"):
-            value = getattr(self, name)
-            object.__setattr__(self, name, for_channels(name, value, self.in_chans))
-        if min(self.std) <= 0:
-            raise ValueError(f"std must be positive, got {list(self.std)}")
-
-
-def for_channels(name: str, values: float | Sequence[float], in_chans: int) -> tuple[float, ...]:
-    """Return a value for each channel: one value is that of all, and those of RGB are averaged for a gray image.
-
-    Raises:
-        ValueError: There are neither one nor three values.
-    """
-    values = tuple(map(float, values)) if isinstance(values, Sequence) else (float(values),)
-    if len(values) not in (1, 3):
-        raise ValueError(f"{name} must have one value, or one for each of three channels, got {list(values)}")
-    if len(values) == in_chans:
-        return values
-    return values * 3 if in_chans == 3 else (sum(values) / 3,)
+        check_sizes(self.image_size, self.resize_size, self.in_chans)
+        mean, std = channel_scaling(self.mean, self.std, self.in_chans)
+        object.__setattr__(self, "mean", mean)
+        object.__setattr__(self, "std", std)
 
 
 @dataclass(frozen=True)

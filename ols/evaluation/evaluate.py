@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ols.data.loading import Loader
+from ols.data.loading import EvalLoader, Loader
 from ols.evaluation.predictions import Predictions
 from ols.models.head import find_head
 from ols.tasks.task import Task
@@ -40,7 +40,7 @@ def tagged(evaluations: dict[str, Evaluation]) -> dict[str, float]:
 
 def evaluate(
     model: nn.Module,
-    loader: Loader,
+    loader: EvalLoader,
     task: Task,
     autocast: Autocast = nullcontext,
     *,

@@ -41,6 +41,7 @@ __all__ = [
     "VirtualTeacherKD",
     "build_loss",
     "find_loss",
+    "find_preset",
 ]
 
 
@@ -55,18 +56,38 @@ def find_loss(name: str) -> type[LabelLoss]:
     return LOSSES[name]
 
 
-def build_loss(name: str, num_classes: int, **options: Any) -> LabelLoss:
+def find_preset(name: str, preset: str) -> dict[str, Any]:
+    """Return the options of a published variant of a loss.
+
+    Args:
+        name: A key of `LOSSES`.
+        preset: A key of the loss's `presets`.
+
+    Raises:
+        ValueError: No such loss, or no such preset of it; the message has the nearest match.
+    """
+    presets = find_loss(name).presets
+    if preset not in presets:
+        known = _nearest(preset, presets) if presets else "it has none"
+        raise ValueError(f"loss {name!r} has no preset {preset!r}; {known}")
+    return dict(presets[preset])
+
+
+def build_loss(name: str, num_classes: int, *, preset: str | None = None, **options: Any) -> LabelLoss:
     """Build a loss by its name in `LOSSES`.
 
     Args:
         name: A key of `LOSSES`.
         num_classes: K, at least 1.
+        preset: A key of the loss's `presets`, whose options are taken where `options` does not have them.
         options: Keyword arguments of the loss.
 
     Raises:
-        ValueError: No such loss, or no such option of it; the message has the nearest match.
+        ValueError: No such loss, or no such preset or option of it; the message has the nearest match.
     """
     loss = find_loss(name)
+    if preset is not None:
+        options = find_preset(name, preset) | options
     known = [option for option in inspect.signature(loss).parameters if option != "num_classes"]
     for option in options:
         if option not in known:

@@ -1,9 +1,9 @@
 """The contract of every loss: `nn.CrossEntropyLoss`, plus an end of epoch."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +37,7 @@ class LabelLoss(nn.Module, ABC):
 
     needs_teacher: bool = False
     takes_probabilities: bool = True
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # options of published variants, by name
     _label_weights: Tensor  # [K + 1]: of each class, and 0 for an ignored label
 
     def __init__(

@@ -55,6 +55,7 @@ class OnlineLabelSmoothing(LabelLoss):
     _prob_sums: Tensor  # [K + 1, K], the last row of samples that do not count
     _correct_counts: Tensor  # [K + 1]
     epochs_ended: int
+    presets = PRESETS
 
     def __init__(
         self,

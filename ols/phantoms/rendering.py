@@ -25,7 +25,8 @@ class _Rows(NamedTuple):
 @functools.cache
 def _rows(prefix: str) -> _Rows:
     shapes = next(group.shapes for group in ANATOMIES if group.prefix == prefix)
-    rows, slots = [], {}
+    rows: list[tuple[tuple[float, ...], float, int, bool, str, bool]] = []
+    slots: dict[tuple[str, int], int] = {}
     for _, together in itertools.groupby(enumerate(shapes), lambda item: -1 if item[1].fused else item[0]):
         rims, interiors = [], []
         for _, s in together:
@@ -36,8 +37,15 @@ def _rows(prefix: str) -> _Rows:
                     rims.append(((*geometry, s.rim_level), 0.0, slot, s.box, s.name, True))
                 interiors.append(((*geometry, s.level), s.rim, slot, s.box, s.name, False))
         rows += rims + interiors  # a fused bone shows its cortex around the whole; other shapes come one by one
-    geometry, inset, slot, box, names, is_rim = zip(*rows, strict=True)
-    return _Rows(np.float32(geometry), np.float32(inset), np.array(slot), box, np.array(names), np.array(is_rim))
+    geometries, insets, row_slots, boxes, names, is_rim = zip(*rows, strict=True)
+    return _Rows(
+        np.array(geometries, np.float32),
+        np.array(insets, np.float32),
+        np.array(row_slots),
+        boxes,
+        np.array(names),
+        np.array(is_rim),
+    )
 
 
 _SLOTS = 48  # at least the shapes of any anatomy
@@ -50,7 +58,7 @@ _DRAWS = {  # name -> shape of what an image draws before its noise; the order i
     "lesion": (4,),
     "window": (2,),
 }
-_SPREAD = np.float32([0.014, 0.014, 0.07, 0.07, 0.05, 0.025])  # of x, y, rx, ry, angle, level at jitter 1
+_SPREAD = np.array([0.014, 0.014, 0.07, 0.07, 0.05, 0.025], np.float32)  # of x, y, rx, ry, angle, level at jitter 1
 _POLAR = (88, 64)  # depth and angle samples of the speckle
 
 
@@ -98,7 +106,7 @@ def _smooth_field(knots: NDArray[np.float32], size: int) -> NDArray[np.float32]:
 def _coverage(
     coordinates: NDArray[np.float32],
     geometry: NDArray[np.float32],
-    edge: NDArray[np.float32] | float,
+    edge: NDArray[np.float32] | np.float32 | float,
     box: bool = False,
 ) -> NDArray[np.float32]:
     """How much of each pixel an ellipse or box covers, with a soft edge of the given width.
@@ -188,7 +196,7 @@ def _paint(
 @functools.cache
 def _padded_marks(lesion: str) -> NDArray[np.float32]:
     blank = (0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0)
-    return np.float32((LESIONS[lesion].marks + (blank,) * MARKS_PER_LESION)[:MARKS_PER_LESION])  # [4, 7]
+    return np.array((LESIONS[lesion].marks + (blank,) * MARKS_PER_LESION)[:MARKS_PER_LESION], np.float32)  # [4, 7]
 
 
 def _ct(image: NDArray[np.float32], z: dict[str, NDArray[np.float32]], config: PhantomConfig) -> NDArray[np.float32]:

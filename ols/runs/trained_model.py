@@ -109,15 +109,12 @@ def find_trained(folder: Path, checkpoint: str = "export") -> Trained:
         known = ", ".join(path.name for path in run.list_checkpoints()) or "none"
         raise FileNotFoundError(f"{folder} has no checkpoint {checkpoint!r}; it has: {known}")
     data = config.data
-    if data.resize_size is None:
-        raise ValueError(f"{run.config} has no data.resize_size, which a run writes there")
-    mean, std = tuple(data.mean or Preprocessing.mean), tuple(data.std or Preprocessing.std)
     return Trained(
         name=name,
         weights=place / ("ema.safetensors" if (place / "ema.safetensors").is_file() else "model.safetensors"),
         output=run.evaluation / place.name,
         architecture=config.model.name,
-        preprocessing=Preprocessing(data.image_size, data.resize_size, data.in_chans, mean, std, data.aspect),
+        preprocessing=Preprocessing.from_options(data),
         classes=None,
         epoch=load_state(place)["progress"]["epoch"],
         soft_labels=load_tensors(place, "loss").get("soft_labels"),

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from ols.config import TrainConfig
-from ols.data.loading import Loader
+from ols.data.loading import EvalLoader, TrainLoader
 from ols.evaluation.evaluate import Evaluation, evaluate
 from ols.losses.base import LabelLoss
 from ols.metrics.measures import find_measure
@@ -77,8 +77,8 @@ class Trainer:
         loss: LabelLoss,
         optimizer: Optimizer,
         schedule: Scheduler,
-        train_loader: Loader,
-        val_loader: Loader,
+        train_loader: TrainLoader,
+        val_loader: EvalLoader,
         tracker: Tracker,
         teacher: nn.Module | None = None,
         profile: bool = False,
@@ -130,7 +130,7 @@ class Trainer:
             optimizer=optimizer,
             own=own,
             data={"train": train_loader.fingerprint(), "val": val_loader.fingerprint()},
-            steps_per_epoch=train_loader.batches.steps,
+            steps_per_epoch=train_loader.steps_per_epoch,
         )
 
         self.interruption = Interruption()
@@ -333,7 +333,7 @@ class Trainer:
             images_per_second=self.progress.epoch_values["train/images_per_second"],
         )
 
-    def evaluate(self, loader: Loader, split: str) -> dict[str, Evaluation]:
+    def evaluate(self, loader: EvalLoader, split: str) -> dict[str, Evaluation]:
         """Evaluate the model, and its moving average, on a split; keyed by the tags' prefix, the selected one last.
 
         Raises:

@@ -6,12 +6,12 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
-from ols.data.loading import Loader
+from ols.data.loading import Loader, TrainLoader
 from ols.files import DamagedFileError, read_record, write_record
 from ols.runs.folder import RunFolder
 
 
-def list_unreadable(folder: RunFolder, loader: Loader, accelerator: Accelerator) -> None:
+def list_unreadable(folder: RunFolder, loader: TrainLoader, accelerator: Accelerator) -> None:
     """Write down which training images could not be read, where the loader skips them; every process calls it."""
     skipped = gather_object(sorted(loader.skipped))
     if not (accelerator.is_main_process and skipped):

@@ -16,7 +16,7 @@ from PIL import Image
 
 from ols.audit import audit, near
 from ols.audit.clean import write_cleaned
-from ols.audit.report import EXAMPLES, write_report
+from ols.audit.page import EXAMPLES, write_page
 from ols.data.sources.radimagenet import RadImageNet
 
 ROOT = Path(__file__).parents[2]
@@ -424,7 +424,7 @@ def test_the_page_stands_alone_and_the_json_is_complete(clean, tmp_path):
     for i in range(1000):
         clean.rows["train"].append((f"radiology_ai/CT/chest/ct-a/gone{i}.png", "ct-a"))
     found = clean.audit()
-    data = write_report(found, tmp_path / "page.html")
+    data = write_page(found, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert "<script" not in page
     assert re.findall(r'(?:src|href)="(?!data:|#)', page) == []

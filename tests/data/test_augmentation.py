@@ -5,18 +5,19 @@ import random
 import numpy as np
 import pytest
 import torch
+from conftest import build_loaders_of
 
 from ols.data.augmentation import Augmentation
-from ols.data.loaders import build_loaders
+from ols.data.options import AugmentationOptions
 from ols.data.packing import write_pack
-from ols.data.sources.formats import open_sources
+from ols.data.sources.opening import open_sources
 from ols.data.transforms import Preprocessing, TrainTransform, to_image
 
-SIZES = Preprocessing(image_size=12, resize_size=14)
+SIZES = {"image_size": 12, "resize_size": 14}
 
 
 def _loaders(root, **options):
-    return build_loaders(root, **{"preprocessing": SIZES, "global_batch_size": 4, "seed": 3, **options})
+    return build_loaders_of(root, **{**SIZES, "workers": 0, "global_batch_size": 4, "seed": 3, **options})
 
 
 def _by_index(loader, epoch=0):
@@ -35,7 +36,7 @@ def _keys(count):
 def test_by_default_the_bytes_are_those_of_crop_and_flip(tree):
     tree.write_csvs()
     loader = _loaders(tree.root).train
-    transform = TrainTransform(SIZES, seed=3)
+    transform = TrainTransform(Preprocessing(**SIZES), seed=3)
     found = _by_index(loader, epoch=1)
     assert len(found) == 24
     for index, image in found.items():
@@ -47,8 +48,7 @@ def test_by_default_the_bytes_are_those_of_crop_and_flip(tree):
 @pytest.mark.parametrize(("augment", "in_chans"), [("radiology", 1), ("randaugment", 3)])
 def test_a_sample_is_augmented_by_its_key_from_files_and_packs_by_any_process(tree, tmp_path, augment, in_chans):
     tree.write_csvs()
-    preprocessing = Preprocessing(12, 14, in_chans)
-    options = {"augment": augment, "erase_prob": 0.5, "preprocessing": preprocessing}
+    options = {"augment": augment, "erase_prob": 0.5, "in_chans": in_chans}
     sources, _ = open_sources(tree.root, in_chans=in_chans)
     write_pack(sources, tmp_path / "pack", size=14, shard_images=7)
     reference = _by_index(_loaders(tree.root, **options).train, epoch=2)
@@ -60,26 +60,26 @@ def test_a_sample_is_augmented_by_its_key_from_files_and_packs_by_any_process(tr
     assert [len(other) for other in others] == [24, 24, 12, 12]
     for other in others:
         assert all(torch.equal(image, reference[index]) for index, image in other.items())
-    plain = _by_index(_loaders(tree.root, preprocessing=preprocessing).train, epoch=2)
+    plain = _by_index(_loaders(tree.root, in_chans=in_chans).train, epoch=2)
     next_epoch, other_seed = (
         _by_index(_loaders(tree.root, **options, **more).train, epoch) for more, epoch in (({}, 3), ({"seed": 4}, 2))
     )
     for different in (plain, next_epoch, other_seed):
         assert sum(not torch.equal(image, reference[index]) for index, image in different.items()) > 12
-    val, test = _loaders(tree.root, **options).val, _loaders(tree.root, preprocessing=preprocessing).val
+    val, test = _loaders(tree.root, **options).val, _loaders(tree.root, in_chans=in_chans).val
     assert all(torch.equal(a["image"], b["image"]) for a, b in zip(val, test, strict=True))
 
 
 def test_the_global_generators_are_left_alone():
     before = repr((random.getstate(), np.random.get_state(), torch.get_rng_state()))
-    Augmentation("randaugment", erase_prob=1.0)(_noise(8), *_keys(8))
+    Augmentation(AugmentationOptions("randaugment", erase_prob=1.0))(_noise(8), *_keys(8))
     assert repr((random.getstate(), np.random.get_state(), torch.get_rng_state())) == before
 
 
 @pytest.mark.parametrize(("augment", "count"), [("radiology", 8), ("randaugment", 15)])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_operation_takes_gray_and_rgb_at_any_magnitude(augment, count, channels):
-    operations = Augmentation(augment)._augment.ops
+    operations = Augmentation(AugmentationOptions(augment))._augment.ops
     assert len(operations) == count
     image = to_image(_noise(1, channels)[0])
     for operation in operations:
@@ -89,14 +89,14 @@ def test_every_operation_takes_gray_and_rgb_at_any_magnitude(augment, count, cha
             changed = operation(image)
             assert (changed.mode, changed.size) == (image.mode, image.size), operation
     images = _noise(400, channels)
-    assert Augmentation(augment)(images, *_keys(400)).shape == images.shape
+    assert Augmentation(AugmentationOptions(augment))(images, *_keys(400)).shape == images.shape
 
 
 def test_the_radiology_preset_neither_mirrors_nor_inverts_and_changes_most_images():
     image = np.full((1, 1, 32, 32), 60, np.uint8)
     image[..., 4:28, 4:14] = 200  # bright on the left, and higher up than down
     image[..., 20:28, 4:14] = 140
-    images = Augmentation("radiology")(image.repeat(500, 0), *_keys(500)).astype(float)
+    images = Augmentation(AugmentationOptions("radiology"))(image.repeat(500, 0), *_keys(500)).astype(float)
     left, right = images[..., 8:24, 7:12], images[..., 8:24, 20:25]
     assert ((left.mean((1, 2, 3)) - right.mean((1, 2, 3))) > 40).all()
     assert (images[:, 0, 8:16, 7:12].mean((1, 2)) > images[:, 0, 22:26, 7:12].mean((1, 2))).all()
@@ -106,13 +106,13 @@ def test_the_radiology_preset_neither_mirrors_nor_inverts_and_changes_most_image
 
 def test_the_radiology_preset_treats_gray_in_three_channels_as_in_one():
     gray = _noise(200)
-    in_rgb = Augmentation("radiology")(gray.repeat(3, 1), *_keys(200))
-    assert np.array_equal(in_rgb, Augmentation("radiology")(gray, *_keys(200)).repeat(3, 1))
+    in_rgb = Augmentation(AugmentationOptions("radiology"))(gray.repeat(3, 1), *_keys(200))
+    assert np.array_equal(in_rgb, Augmentation(AugmentationOptions("radiology"))(gray, *_keys(200)).repeat(3, 1))
 
 
 def test_random_erasing_blackens_a_rectangle_of_as_many_images_as_asked():
     images = np.full((1000, 1, 32, 32), 7, np.uint8)
-    erased = Augmentation("none", erase_prob=0.3)(images, *_keys(1000))[:, 0] == 0
+    erased = Augmentation(AugmentationOptions(erase_prob=0.3))(images, *_keys(1000))[:, 0] == 0
     hit = erased.any((1, 2))
     assert 0.25 < hit.mean() < 0.35  # standard deviation 0.014
     for mask in erased[hit]:
@@ -123,6 +123,6 @@ def test_random_erasing_blackens_a_rectangle_of_as_many_images_as_asked():
 
 def test_unknown_operations_and_impossible_shares_are_named():
     with pytest.raises(ValueError, match="augment must be one of none, radiology, randaugment, got 'flips'"):
-        Augmentation("flips")
+        AugmentationOptions("flips")
     with pytest.raises(ValueError, match=r"erase_prob must lie in \[0, 1\], got 1\.5"):
-        Augmentation("none", erase_prob=1.5)
+        AugmentationOptions(erase_prob=1.5)

@@ -5,21 +5,22 @@ import sys
 import numpy as np
 import pytest
 import torch
+from conftest import build_loaders_of
 from PIL import Image
 
 from ols.data.class_weights import class_weights
-from ols.data.loaders import build_loaders, class_counts
-from ols.data.loading import Loader
+from ols.data.loaders import class_counts
+from ols.data.loading import EvalLoader
 from ols.data.sampling import EvalBatches
 from ols.data.sources.radimagenet import RadImageNet
 from ols.data.transforms import EvalTransform, Preprocessing, TrainTransform
 
-SIZES = Preprocessing(image_size=12, resize_size=14)
+SIZES = {"image_size": 12, "resize_size": 14}
 
 
 def _loaders(tree, **options):
     tree.write_csvs()
-    return build_loaders(tree.root, **{"preprocessing": SIZES, "global_batch_size": 4, "seed": 3, **options})
+    return build_loaders_of(tree.root, **{**SIZES, "workers": 0, "global_batch_size": 4, "seed": 3, **options})
 
 
 def _by_index(loader, epoch=0):
@@ -41,7 +42,7 @@ def test_bytes_become_minus_one_to_one():
         def read(self, index):
             return Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
 
-    loader = Loader(Ramp(), EvalTransform(Preprocessing(16, 16)), EvalBatches(np.arange(1), batch_size=1))
+    loader = EvalLoader(Ramp(), EvalTransform(Preprocessing(16, 16)), EvalBatches(np.arange(1), batch_size=1))
     image = next(iter(loader))["image"]
     assert image.shape == (1, 1, 16, 16)
     torch.testing.assert_close(image.flatten(), torch.linspace(-1, 1, 256))
@@ -70,7 +71,7 @@ def test_channels_are_scaled_by_their_own_mean_and_standard_deviation(in_chans, 
             return Image.fromarray(pixels).convert("L" if in_chans == 1 else "RGB")
 
     preprocessing = Preprocessing(3, 3, in_chans, mean, std)
-    loader = Loader(Three(), EvalTransform(preprocessing), EvalBatches(np.arange(1), batch_size=1))
+    loader = EvalLoader(Three(), EvalTransform(preprocessing), EvalBatches(np.arange(1), batch_size=1))
     image = next(iter(loader))["image"]
     torch.testing.assert_close(image[0, :, :, 0], torch.tensor(expected, dtype=torch.float32))
 
@@ -127,7 +128,7 @@ def test_a_crop_reaches_every_position_and_half_are_mirrored():
 
 
 def test_rgb_is_three_channels_first(tree):
-    loaders = _loaders(tree, preprocessing=Preprocessing(12, 14, in_chans=3), memory_format=torch.channels_last)
+    loaders = _loaders(tree, in_chans=3, memory_format=torch.channels_last)
     image = next(iter(loaders.train))["image"]
     assert image.shape == (4, 3, 12, 12)
     assert image.is_contiguous(memory_format=torch.channels_last)
@@ -189,8 +190,10 @@ def test_a_signal_to_the_workers_does_not_end_them_but_the_end_of_their_parent_d
     code = f"""
 import os, signal, subprocess, time
 from ols.data.loaders import build_loaders
-from ols.data.transforms import Preprocessing
-loader = build_loaders({str(tree.root)!r}, preprocessing=Preprocessing(32, 34), global_batch_size=8, workers=2).train
+from ols.data.options import DataOptions
+from ols.data.sampling import BatchShare
+options = DataOptions(root={str(tree.root)!r}, image_size=32, resize_size=34, workers=2)
+loader = build_loaders(options, BatchShare(8)).train
 batches = iter(loader)
 next(batches)
 workers = [worker.pid for worker in loader._loader._iterator._workers]

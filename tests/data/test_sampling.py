@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ols.data.sampling import EvalBatches, TrainBatches
+from ols.data.sampling import BatchShare, EvalBatches, TrainBatches
 from ols.keyed import keyed_bits, keyed_order, keyed_uniform
 
 MASK = 2**64 - 1
@@ -48,10 +48,7 @@ def test_any_number_of_processes_and_accumulation_steps_reads_the_same_global_ba
         for rank in range(world_size):
             sampler = TrainBatches(
                 np.arange(100),
-                global_batch_size=24,
-                accumulation_steps=accumulation_steps,
-                rank=rank,
-                world_size=world_size,
+                BatchShare(24, accumulation_steps=accumulation_steps, rank=rank, world_size=world_size),
                 seed=7,
             )
             sampler.epoch = epoch
@@ -73,7 +70,7 @@ def test_any_number_of_processes_and_accumulation_steps_reads_the_same_global_ba
 def test_an_epoch_continues_at_a_step_with_the_batches_that_are_left(world_size):
     for rank in range(world_size):
         batches = TrainBatches(
-            np.arange(50), global_batch_size=12, accumulation_steps=3, rank=rank, world_size=world_size, seed=1
+            np.arange(50), BatchShare(12, accumulation_steps=3, rank=rank, world_size=world_size), seed=1
         )
         batches.epoch = 2
         whole = list(batches)
@@ -85,9 +82,9 @@ def test_an_epoch_continues_at_a_step_with_the_batches_that_are_left(world_size)
 
 def test_what_does_not_divide_is_refused_with_the_numbers():
     with pytest.raises(ValueError, match="global_batch_size 10 does not divide into 2 processes x 3 accumulation"):
-        TrainBatches(np.arange(100), global_batch_size=10, accumulation_steps=3, world_size=2)
+        BatchShare(10, accumulation_steps=3, world_size=2)
     with pytest.raises(ValueError, match="9 training images do not fill one global batch of 10"):
-        TrainBatches(np.arange(9), global_batch_size=10)
+        TrainBatches(np.arange(9), BatchShare(10))
 
 
 @pytest.mark.parametrize("size", [1, 7, 8, 9, 31])
@@ -100,9 +97,9 @@ def test_evaluation_reads_every_sample_exactly_once(size, world_size):
     assert sorted(index for rank in batches for batch in rank for _, index in batch) == list(range(size))
 
 
-def _balanced(targets, pool=None, **options):
+def _balanced(targets, pool=None, **share):
     pool = np.arange(len(targets)) if pool is None else pool
-    return TrainBatches(pool, balanced=targets[pool], seed=5, **options)
+    return TrainBatches(pool, BatchShare(**share), balanced=targets[pool], seed=5)
 
 
 @pytest.mark.parametrize("epoch", [0, 1])

@@ -1,10 +1,9 @@
 import math
 
 import pytest
+from conftest import build_loaders_of
 from torch import nn
 
-from ols.data.loaders import build_loaders
-from ols.data.transforms import Preprocessing
 from ols.evaluation.evaluate import Evaluation
 from ols.evaluation.report.console import describe_cost, describe_data, result_table
 from ols.tasks import build_task
@@ -14,7 +13,7 @@ from ols.tasks import build_task
 def loaders(tree):
     tree.rows["val"] = [row for row in tree.rows["val"] if row[1] not in ("ct-b", "us-a")]
     tree.write_csvs()
-    return build_loaders(tree.root, preprocessing=Preprocessing(8, 10), global_batch_size=5)
+    return build_loaders_of(tree.root, image_size=8, resize_size=10, workers=0, global_batch_size=5)
 
 
 def test_what_a_split_holds_and_lacks_is_said(loaders):

@@ -1,9 +1,8 @@
 import pytest
 import torch
+from conftest import build_loaders_of
 from torch import nn
 
-from ols.data.loaders import build_loaders
-from ols.data.transforms import Preprocessing
 from ols.evaluation.evaluate import evaluate, predict
 from ols.models.build import build_model
 from ols.tasks import build_task
@@ -12,7 +11,7 @@ from ols.tasks import build_task
 @pytest.fixture
 def loaders(tree):
     tree.write_csvs()
-    return build_loaders(tree.root, preprocessing=Preprocessing(32, 34), global_batch_size=5)
+    return build_loaders_of(tree.root, image_size=32, resize_size=34, workers=0, global_batch_size=5)
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import torch.distributed as dist
 from torch.nn import BatchNorm2d
 
 from ols.data.loaders import build_loaders
-from ols.data.transforms import Preprocessing
+from ols.data.options import DataOptions
+from ols.data.sampling import BatchShare
 from ols.evaluation.evaluate import evaluate, predict
 from ols.models.build import build_model
 from ols.tasks import build_task
@@ -17,8 +18,8 @@ from ols.training.ddp import average_batch_statistics
 
 
 def test_loader(root, rank, world_size):
-    preprocessing = Preprocessing(32, 34)
-    return build_loaders(root, preprocessing=preprocessing, global_batch_size=8, rank=rank, world_size=world_size).test
+    options = DataOptions(root=str(root), image_size=32, resize_size=34, workers=0)
+    return build_loaders(options, BatchShare(8, rank=rank, world_size=world_size)).test
 
 
 def main(root):

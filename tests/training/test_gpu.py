@@ -4,10 +4,9 @@ import json
 
 import pytest
 import torch
+from conftest import build_loaders_of
 from safetensors.torch import load_file
 
-from ols.data.loaders import build_loaders
-from ols.data.transforms import Preprocessing
 from ols.losses import OnlineLabelSmoothing
 from ols.training.safe_step import SafeStep
 from ols.training.trainer import Trainer
@@ -93,8 +92,8 @@ def test_steps_of_training_wait_for_nothing(train, monkeypatch, errors_where_the
 
 def test_batches_come_as_on_the_cpu(tree):
     tree.write_csvs()
-    sizes = {"preprocessing": Preprocessing(image_size=12, resize_size=14), "global_batch_size": 4}
-    pairs = zip(*(build_loaders(tree.root, **sizes, device=device).train for device in ("cpu", "cuda")), strict=True)
+    sizes = {"image_size": 12, "resize_size": 14, "workers": 0, "global_batch_size": 4}
+    pairs = zip(*(build_loaders_of(tree.root, **sizes, device=device).train for device in ("cpu", "cuda")), strict=True)
     compared = 0
     for expected, found in pairs:
         assert found["image"].is_cuda

@@ -25,11 +25,13 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ols.data.sources.radimagenet import Split
-from ols.data.transforms import Aspect, to_image
+from ols.data.options import Aspect
+from ols.data.sources.protocol import Split
+from ols.data.transforms import to_image
 
 FORMAT = 1
 MANIFEST, STAMP = "manifest.json", "verified.json"
+PLAN = "plan.json"  # of an unfinished pack
 HEADER_BYTES = 128
 CHUNK_BYTES = 1 << 24
 WILLNEED = getattr(mmap, "MADV_WILLNEED", None)  # Windows has none
@@ -161,7 +163,7 @@ def load_manifest(root: Path) -> dict[str, Any]:
     """
     path = root / MANIFEST
     if not path.is_file():
-        raise FileNotFoundError(f"{root} has no {MANIFEST}: it is not a pack, or recipes/pack.py has not finished it")
+        raise FileNotFoundError(f"{root} has no {MANIFEST}: it is no pack, or an unfinished one")
     try:
         text = path.read_text(encoding="utf-8")
         manifest = json.loads(text)

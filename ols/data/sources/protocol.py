@@ -1,13 +1,22 @@
 """What a data set offers, whatever form it has on disk."""
 
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 from PIL import Image
 
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
 
 class ImageSource(Protocol):
-    """One split of a data set."""
+    """One split of a data set.
+
+    Attributes:
+        classes: Label of each class, `[K]`; those of the training split, whichever split this is.
+        groups: Modality and anatomy of each class, `[K]`.
+        targets: Class index of each sample, int64 `[N]`.
+    """
 
     classes: list[str]
     groups: list[str]

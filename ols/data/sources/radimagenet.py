@@ -5,70 +5,13 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-from PIL import Image
 
-from ols.data.sources.dicom import read_dicom
-
-Split = Literal["train", "val", "test"]
+from ols.data.sources.files import ImageFiles
+from ols.data.sources.protocol import Split
 
 TREE = "radiology_ai"
-EIGHT_BIT_MODES = {"L", "LA", "RGB", "RGBA", "P", "CMYK", "YCbCr"}
-
-
-def open_image(path: Path) -> Image.Image:
-    """Open an image file of any format that Pillow knows, or a DICOM file: its name ends in `.dcm`."""
-    return read_dicom(path) if path.suffix.lower() == ".dcm" else Image.open(path)
-
-
-class ImageFiles:
-    """Images that lie in files, and what is common to the forms in which they do.
-
-    Args:
-        root: Folder that file names are relative to.
-        filenames: Name of each sample, `[N]`.
-        targets: Class index of each sample, int64 `[N]`.
-        in_chans: 1 reads grayscale, 3 reads RGB, whatever the file holds.
-    """
-
-    def __init__(self, root: str | Path, filenames: list[str], targets: np.ndarray, *, in_chans: int):
-        if in_chans not in (1, 3):
-            raise ValueError(f"in_chans must be 1 (grayscale) or 3 (RGB), got {in_chans}")
-        self.root, self.targets = Path(root), targets
-        self._mode = "L" if in_chans == 1 else "RGB"
-        # A byte array: a million Python strings would be copied into every worker as their counters are touched.
-        self._filenames = np.array([filename.encode() for filename in filenames])
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def sample_id(self, index: int) -> str:
-        """Return the file name of a sample as its CSV gives it: unique, and the same on every machine."""
-        return self._filenames[index].decode()
-
-    def read(self, index: int) -> Image.Image:
-        """Read one image.
-
-        Returns:
-            An 8-bit image of mode `L` (`in_chans=1`) or `RGB` (`in_chans=3`), of the file's size.
-
-        Raises:
-            ValueError: The file cannot be decoded or is not an 8-bit image; the message names file and CSV line.
-        """
-        path = self.root / self.sample_id(index)
-        try:
-            with open_image(path) as image:
-                if image.mode not in EIGHT_BIT_MODES:
-                    raise ValueError(f"mode {image.mode!r} is not 8-bit grayscale or RGB")
-                return image.convert(self._mode)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{self._where(index)}: cannot read {path}: {error}") from error
-
-    def _where(self, index: int) -> str:
-        """Return what asked for a sample."""
-        return f"sample {index}"
 
 
 class RadImageNet(ImageFiles):
@@ -106,15 +49,15 @@ class RadImageNet(ImageFiles):
         classes_of: "RadImageNet | None" = None,
     ):
         self.split = split
-        folder = _find_splits(Path(root), None if splits is None else Path(splits))
+        folder = find_splits(Path(root), None if splits is None else Path(splits))
         self._csv = folder / f"RadiologyAI_{split}.csv"
         filenames, labels, self._lines = _read_csv(self._csv)
         if classes_of is not None:
             self.classes, self.groups = classes_of.classes, classes_of.groups
         elif split == "train":
-            self.classes, self.groups = _class_table(filenames, labels)
+            self.classes, self.groups = class_table(filenames, labels)
         else:
-            self.classes, self.groups = _class_table(*_read_csv(folder / "RadiologyAI_train.csv")[:2])
+            self.classes, self.groups = class_table(*_read_csv(folder / "RadiologyAI_train.csv")[:2])
         class_of = {label: index for index, label in enumerate(self.classes)}
         for label, line in zip(labels, self._lines, strict=True):
             if label not in class_of:
@@ -138,8 +81,17 @@ class RadImageNet(ImageFiles):
                 raise FileNotFoundError(f"{self._where(index)}: no such image: {self.root / filename}")
 
 
-def _find_splits(root: Path, splits: Path | None) -> Path:
-    """Return the folder that holds the CSVs."""
+def find_splits(root: Path, splits: Path | None) -> Path:
+    """Return the folder that holds the split CSVs.
+
+    Args:
+        root: Folder that contains `radiology_ai`.
+        splits: That folder, where it is none of the usual places.
+
+    Raises:
+        FileNotFoundError: `root` does not contain `radiology_ai`, or there is no training CSV.
+        ValueError: CSVs lie in several of the usual places.
+    """
     if not (root / TREE).is_dir():
         hint = f"; did you mean {root.parent}?" if root.name == TREE and root.is_dir() else ""
         raise FileNotFoundError(f"{root} does not contain the folder {TREE}{hint}")
@@ -158,7 +110,7 @@ def _find_splits(root: Path, splits: Path | None) -> Path:
 def _read_csv(path: Path) -> tuple[list[str], list[str], list[int]]:
     """Return file names, labels and line numbers of a split."""
     filenames, labels, lines = [], [], []
-    for filename, label, line in _iterate_csv(path):
+    for filename, label, line in iterate_csv(path):
         if not filename or not label:
             raise ValueError(f"{path}, line {line}: filename or label is empty")
         filenames.append(filename)
@@ -169,8 +121,13 @@ def _read_csv(path: Path) -> tuple[list[str], list[str], list[int]]:
     return filenames, labels, lines
 
 
-def _iterate_csv(path: Path) -> Iterator[tuple[str, str, int]]:
-    """Yield file name, label and line number of each row of a split; name and label may be empty."""
+def iterate_csv(path: Path) -> Iterator[tuple[str, str, int]]:
+    """Yield file name, label and line number of each row of a split; name and label may be empty.
+
+    Raises:
+        FileNotFoundError: There is no such CSV.
+        ValueError: It lacks a column.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"split file not found: {path}")
     with path.open(newline="", encoding="utf-8-sig") as file:  # -sig: spreadsheet programs write a byte-order mark
@@ -184,7 +141,7 @@ def _iterate_csv(path: Path) -> Iterator[tuple[str, str, int]]:
             yield (row["filename"] or "").replace("\\", "/"), row["label"] or "", rows.line_num
 
 
-def _class_table(filenames: list[str], labels: list[str]) -> tuple[list[str], list[str]]:
+def class_table(filenames: list[str], labels: list[str]) -> tuple[list[str], list[str]]:
     """Return classes and their groups; a class in several folders belongs to the group of most of its images."""
     groups: dict[str, Counter[str]] = defaultdict(Counter)
     for filename, label in zip(filenames, labels, strict=True):

@@ -15,13 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SPLITS, Tree, fill
+from conftest import SPLITS, Tree, build_loaders_of, fill
 from PIL import Image
 
 from ols.data import packing
-from ols.data.loaders import build_loaders
 from ols.data.packing import write_pack
-from ols.data.sources.formats import open_sources
+from ols.data.sources.opening import open_sources
 from ols.data.sources.pack import open_pack
 from ols.data.transforms import Preprocessing
 
@@ -35,7 +34,7 @@ def _pack(tree, output, *, in_chans=1, **options):
 
 
 def _loaders(root, preprocessing, **options):
-    return build_loaders(root, preprocessing=preprocessing, global_batch_size=5, seed=3, **options)
+    return build_loaders_of(root, **{**vars(preprocessing), "workers": 0, "global_batch_size": 5, "seed": 3, **options})
 
 
 def _flip_a_bit(path, position):
@@ -297,7 +296,7 @@ def test_kill_9_loses_at_most_the_shards_in_work(tmp_path):
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
         assert not (output / "manifest.json").exists()
-        with pytest.raises(FileNotFoundError, match=r"unfinished pack: run recipes/pack\.py again"):
+        with pytest.raises(FileNotFoundError, match=r"unfinished pack: pack again, and it continues"):
             open_sources(output)
         finished = {path.with_suffix(".npy").name for path in output.glob("shard-*.json")}
         states.append({name: inode for name, inode in _inodes(output).items() if name in finished})

@@ -13,8 +13,8 @@ from jinja2 import Environment
 
 from ols.audit import Audit, near
 from ols.audit.findings import Finding
-from ols.audit.tables import SPLITS
-from ols.data.sources.radimagenet import open_image
+from ols.data.sources.files import open_image
+from ols.data.sources.protocol import SPLITS
 
 FORMAT = 1
 EXAMPLES = 24  # items of a finding that the page shows; the JSON has them all
@@ -23,7 +23,7 @@ SHOWN_ROWS = 4  # pictures of an item that the page shows
 THUMBNAIL = 112  # pixels
 
 
-def write_report(audit: Audit, page: str | Path) -> Path:
+def write_page(audit: Audit, page: str | Path) -> Path:
     """Write the page, one file that needs no other, and beside it the same as JSON, complete.
 
     Args:
@@ -39,7 +39,7 @@ def write_report(audit: Audit, page: str | Path) -> Path:
     data.write_text(json.dumps(summary, indent=1, default=float) + "\n", encoding="utf-8")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["thousands"] = lambda number: f"{number:,}"
-    template = environment.from_string(files(__package__).joinpath("report.html").read_text(encoding="utf-8"))
+    template = environment.from_string(files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
     thumbnails: dict[str, str | None] = {}
     for finding in audit.findings:
         for item in _examples(finding):

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ols.data.sources.radimagenet import _find_splits, _iterate_csv
-
-SPLITS = ("train", "val", "test")
+from ols.data.sources.protocol import SPLITS
+from ols.data.sources.radimagenet import find_splits, iterate_csv
 
 
 @dataclass(frozen=True)
@@ -51,15 +50,16 @@ def read_rows(root: str | Path, splits: str | Path | None = None) -> Rows:
         FileNotFoundError: There is no such tree, or no training CSV.
         ValueError: CSVs lie in several of the usual places, or none has a usable row.
     """
-    folder = _find_splits(Path(root), None if splits is None else Path(splits))
+    folder = find_splits(Path(root), None if splits is None else Path(splits))
     files: dict[str, int] = {}
     labels: dict[str, int] = {}
-    rows, unusable = [], []
+    rows: list[tuple[int, int, int, int]] = []
+    unusable: list[tuple[str, int, str]] = []
     for index, split in enumerate(SPLITS):
         path = folder / f"RadiologyAI_{split}.csv"
         before = len(rows)
         try:
-            for filename, label, line in _iterate_csv(path):
+            for filename, label, line in iterate_csv(path):
                 if filename and label:
                     file = files.setdefault(filename, len(files))
                     rows.append((index, file, labels.setdefault(label, len(labels)), line))

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from conftest import SPLITS
+from conftest import SPLITS, build_loaders_of
 from PIL import Image
 
-from ols.data.loaders import build_loaders
 from ols.data.packing import write_pack
 from ols.data.sources import radimagenet
-from ols.data.sources.formats import ImageFolder, MedMNIST, open_sources
+from ols.data.sources.folder import ImageFolder
+from ols.data.sources.medmnist import MedMNIST
+from ols.data.sources.opening import open_sources
 from ols.data.sources.radimagenet import RadImageNet
-from ols.data.transforms import Preprocessing
 
 COUNTS = {"train": 5, "val": 2, "test": 3}
 
@@ -142,7 +142,8 @@ def test_a_pack_of_any_form_trains_as_the_form_does(tree, tmp_path):
         pack = tmp_path / f"pack{number}"
         write_pack(open_sources(root)[0], pack, size=14)
         loaders = [
-            build_loaders(where, preprocessing=Preprocessing(12, 14), global_batch_size=4) for where in (root, pack)
+            build_loaders_of(where, image_size=12, resize_size=14, workers=0, global_batch_size=4)
+            for where in (root, pack)
         ]
         assert loaders[0].description == f"{root}, {form}"
         assert loaders[1].description == f"{pack}, a pack of 14 px (shorter)"

@@ -1,0 +1,70 @@
+"""Images that lie in files, each in one of its own."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ols.data.sources.dicom import read_dicom
+
+EIGHT_BIT_MODES = {"L", "LA", "RGB", "RGBA", "P", "CMYK", "YCbCr"}
+
+
+def open_image(path: Path) -> Image.Image:
+    """Open an image file of any format that Pillow knows, or a DICOM file: its name ends in `.dcm`."""
+    return read_dicom(path) if path.suffix.lower() == ".dcm" else Image.open(path)
+
+
+class ImageFiles:
+    """Images that lie in files, and what is common to the forms in which they do.
+
+    Args:
+        root: Folder that file names are relative to.
+        filenames: Name of each sample, `[N]`.
+        targets: Class index of each sample, int64 `[N]`.
+        in_chans: 1 reads grayscale, 3 reads RGB, whatever the file holds.
+
+    Raises:
+        ValueError: `in_chans` is neither 1 nor 3.
+    """
+
+    classes: list[str]  # [K]; the subclass fills it
+    groups: list[str]  # [K]
+
+    def __init__(self, root: str | Path, filenames: list[str], targets: np.ndarray, *, in_chans: int):
+        if in_chans not in (1, 3):
+            raise ValueError(f"in_chans must be 1 (grayscale) or 3 (RGB), got {in_chans}")
+        self.root, self.targets = Path(root), targets
+        self._mode = "L" if in_chans == 1 else "RGB"
+        # A byte array: a million Python strings would be copied into every worker as their counters are touched.
+        self._filenames = np.array([filename.encode() for filename in filenames])
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def sample_id(self, index: int) -> str:
+        """Return the file name of a sample, relative to the root: unique, and the same on every machine."""
+        return self._filenames[index].decode()
+
+    def read(self, index: int) -> Image.Image:
+        """Read one image.
+
+        Returns:
+            An 8-bit image of mode `L` (`in_chans=1`) or `RGB` (`in_chans=3`), of the file's size.
+
+        Raises:
+            ValueError: The file cannot be decoded or is not an 8-bit image; the message names the file, and its CSV
+                line where there is one.
+        """
+        path = self.root / self.sample_id(index)
+        try:
+            with open_image(path) as image:
+                if image.mode not in EIGHT_BIT_MODES:
+                    raise ValueError(f"mode {image.mode!r} is not 8-bit grayscale or RGB")
+                return image.convert(self._mode)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ValueError(f"{self._where(index)}: cannot read {path}: {error}") from error
+
+    def _where(self, index: int) -> str:
+        """Return what asked for a sample."""
+        return f"sample {index}"
