@@ -8,6 +8,7 @@ import numpy as np
 
 from ols.audit import Audit
 from ols.data.sources.protocol import SPLITS
+from ols.files import written_aside
 
 FOLDER = "cleaned"
 
@@ -89,17 +90,15 @@ def write_cleaned(audit: Audit) -> tuple[Path, dict[str, Counter[str]]]:
             raise ValueError(f"nothing would be left of {split}: {unusable[0] if unusable else dict(dropped[split])}")
         dropped[split].update(unusable)
     folder = rows.folder / FOLDER
-    folder.mkdir(exist_ok=True)
     for split in SPLITS:
         name = f"RadiologyAI_{split}.csv"
-        partial = folder / f".{name}"
         with (
+            written_aside(folder / name) as aside,
             (rows.folder / name).open(newline="", encoding="utf-8-sig") as source,
-            partial.open("w", newline="", encoding="utf-8") as target,
+            aside.open("w", newline="", encoding="utf-8") as target,
         ):
             original = csv.reader(source)
             cleaned = csv.writer(target, lineterminator="\n")
             cleaned.writerow(next(original))
             cleaned.writerows(row for row in original if original.line_num in kept_lines[split])
-        partial.replace(folder / name)
     return folder, dropped

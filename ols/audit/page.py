@@ -15,6 +15,7 @@ from ols.audit import Audit, near
 from ols.audit.findings import Finding
 from ols.data.sources.files import open_image
 from ols.data.sources.protocol import SPLITS
+from ols.files import write_file
 
 FORMAT = 1
 EXAMPLES = 24  # items of a finding that the page shows; the JSON has them all
@@ -36,7 +37,7 @@ def write_page(audit: Audit, page: str | Path) -> Path:
     page = Path(page)
     summary = summarise(audit)
     data = page.with_suffix(".json")
-    data.write_text(json.dumps(summary, indent=1, default=float) + "\n", encoding="utf-8")
+    write_file(data, json.dumps(summary, indent=1, default=float) + "\n")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["thousands"] = lambda number: f"{number:,}"
     template = environment.from_string(files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
@@ -46,7 +47,8 @@ def write_page(audit: Audit, page: str | Path) -> Path:
             for row in item["rows"][:SHOWN_ROWS]:
                 if row["filename"] not in thumbnails:
                     thumbnails[row["filename"]] = _thumbnail(audit.rows.root / row["filename"])
-    page.write_text(
+    write_file(
+        page,
         template.render(
             summary,
             verdict=verdict(audit),
@@ -58,7 +60,6 @@ def write_page(audit: Audit, page: str | Path) -> Path:
             json_name=data.name,
             near=near,
         ),
-        encoding="utf-8",
     )
     return data
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 import zlib
 from collections.abc import Mapping
@@ -22,15 +21,14 @@ from ols.data.sources.pack import (
     dump_manifest,
     load_manifest,
     npy_header,
-    unfinished_path,
     verify_pack,
-    write_atomically,
 )
 from ols.data.sources.protocol import ImageSource, Split
 from ols.data.transforms import fit, to_array
 from ols.data.workers import end_with_parent
+from ols.files import write_file, written_aside
 
-UNFINISHED = ".*.partial"  # see `unfinished_path`
+UNFINISHED = ".*.partial"  # see `ols.files.partial_path`
 SAMPLED = 256  # images that the size of a pack is estimated from
 
 
@@ -95,7 +93,7 @@ def write_pack(
             verify_pack(output, manifest, trust_stamp=True)
             return manifest
         for number, record in enumerate(manifest["shards"]):  # unfinished again
-            write_atomically(writer.record_path(number), json.dumps(record).encode())
+            write_file(writer.record_path(number), json.dumps(record))
         (output / MANIFEST).rename(output / PLAN)
     if (output / PLAN).exists():
         _check_plan(output, plan, json.loads((output / PLAN).read_text()))
@@ -107,7 +105,7 @@ def write_pack(
     output.mkdir(parents=True, exist_ok=True)
     for leftover in output.glob(UNFINISHED):
         leftover.unlink()
-    write_atomically(output / PLAN, json.dumps(plan).encode())
+    write_file(output / PLAN, json.dumps(plan))
     _write_missing(writer, workers)
     records = [json.loads(writer.record_path(shard).read_text()) for shard in range(len(writer))]
     left_out = {writer.place(number) for record in records for number in record["skipped"]}
@@ -121,7 +119,7 @@ def write_pack(
     skipped = [columns[split]["ids"][index] for split, index in sorted(left_out)]
     text = dump_manifest({**plan, **table, "shards": records, "skipped": skipped, "splits": splits})
     verify_pack(output, json.loads(text))
-    write_atomically(output / MANIFEST, text.encode())
+    write_file(output / MANIFEST, text)
     for leftover in (output / PLAN, *map(writer.record_path, range(len(writer)))):
         leftover.unlink()
     return load_manifest(output)
@@ -199,30 +197,22 @@ class ShardWriter(Dataset[int | Exception]):
 
     def _write(self, shard: int) -> None:
         path = self.path(shard)
-        unfinished = unfinished_path(path)
         checksum, shapes, skipped = 0, [], []
-        try:
-            with open(unfinished, "wb") as file:
-                file.write(bytes(HEADER_BYTES))  # until the shape is known
-                for number in self.numbers(shard):
-                    pixels = self.read(number)
-                    if pixels is None:
-                        skipped.append(number)
-                        continue
-                    content = pixels.tobytes()
-                    checksum = zlib.crc32(content, checksum)
-                    shapes.append(pixels.shape)
-                    file.write(content)
-                one_size = len(set(shapes)) == 1
-                shape = (len(shapes), *shapes[0]) if one_size else (int(np.prod(shapes, axis=1).sum()),)
-                file.seek(0)
-                file.write(npy_header(shape))
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            unfinished.unlink(missing_ok=True)
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        unfinished.replace(path)
+        with written_aside(path) as unfinished, open(unfinished, "wb") as file:
+            file.write(bytes(HEADER_BYTES))  # until the shape is known
+            for number in self.numbers(shard):
+                pixels = self.read(number)
+                if pixels is None:
+                    skipped.append(number)
+                    continue
+                content = pixels.tobytes()
+                checksum = zlib.crc32(content, checksum)
+                shapes.append(pixels.shape)
+                file.write(content)
+            one_size = len(set(shapes)) == 1
+            shape = (len(shapes), *shapes[0]) if one_size else (int(np.prod(shapes, axis=1).sum()),)
+            file.seek(0)
+            file.write(npy_header(shape))
         record = {
             "file": path.name,
             "shape": shape,
@@ -230,7 +220,7 @@ class ShardWriter(Dataset[int | Exception]):
             "sizes": None if one_size else [shape[1:] for shape in shapes],
             "skipped": skipped,
         }
-        write_atomically(self.record_path(shard), json.dumps(record).encode())
+        write_file(self.record_path(shard), json.dumps(record))
 
 
 def _write_missing(writer: ShardWriter, workers: int) -> None:

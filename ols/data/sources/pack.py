@@ -28,6 +28,7 @@ from tqdm import tqdm
 from ols.data.options import Aspect
 from ols.data.sources.protocol import Split
 from ols.data.transforms import to_image
+from ols.files import write_file
 
 FORMAT = 1
 MANIFEST, STAMP = "manifest.json", "verified.json"
@@ -209,7 +210,7 @@ def verify_pack(root: Path, manifest: dict[str, Any], *, trust_stamp: bool = Fal
         for size in threads.map(lambda shard: _verify_shard(root / shard["file"], shard), unknown):
             progress.update(size)
     try:
-        write_atomically(root / STAMP, json.dumps({"format": FORMAT, "files": signatures}).encode())
+        write_file(root / STAMP, json.dumps({"format": FORMAT, "files": signatures}))
     except OSError as error:
         print(f"{root} is verified, but cannot remember it and will be verified again: {error}")
 
@@ -218,21 +219,6 @@ def npy_header(shape: tuple[int, ...]) -> bytes:
     """Return the first 128 bytes of an `.npy` file (version 1.0) of uint8 in C order."""
     fields = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape!r}, }}"
     return b"\x93NUMPY\x01\x00" + (HEADER_BYTES - 10).to_bytes(2, "little") + f"{fields:<117}\n".encode()
-
-
-def unfinished_path(path: Path) -> Path:
-    """Return the name under which this process writes a file until it is complete."""
-    return path.with_name(f".{path.name}.{os.getpid()}.partial")
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file that is complete or absent, even if the machine stops."""
-    unfinished = unfinished_path(path)
-    with open(unfinished, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
 
 
 def _checksum(text: str) -> str:

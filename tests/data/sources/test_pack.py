@@ -190,10 +190,10 @@ def test_a_disk_that_fills_up_meanwhile_is_named(tree, tmp_path, monkeypatch):
     def full(path):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(packing.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     tree.write_csvs()
     sources, _ = open_sources(tree.root)
-    monkeypatch.setattr(packing, "write_atomically", lambda path, content: path.write_bytes(content))
+    monkeypatch.setattr(packing, "write_file", lambda path, content: path.write_text(content))
     with pytest.raises(OSError, match=r"No space left on device: .*shard-00000\.npy"):
         write_pack(sources, tmp_path / "pack", size=14, shard_images=7)
     assert list((tmp_path / "pack").glob("*shard*")) == []
@@ -234,7 +234,7 @@ def test_a_folder_with_something_else_is_left_alone(tree, tmp_path):
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
-@pytest.mark.parametrize("stop", ["fsync", "replace", "write_atomically", "verify_pack", "load_manifest"])
+@pytest.mark.parametrize("stop", ["fsync", "replace", "write_file", "verify_pack", "load_manifest"])
 @pytest.mark.parametrize("at", [1, 4])
 def test_a_pack_that_stopped_anywhere_is_refused_and_continues(tree, tmp_path, monkeypatch, stop, at):
     """`at` the so-manieth call: within a shard, between a shard and its record, before and after the manifest."""
@@ -243,7 +243,7 @@ def test_a_pack_that_stopped_anywhere_is_refused_and_continues(tree, tmp_path, m
     class StoppedError(BaseException):
         pass
 
-    owner = {"fsync": packing.os, "replace": Path}.get(stop, packing)
+    owner = {"fsync": os, "replace": Path}.get(stop, packing)
     original, calls = getattr(owner, stop), []
 
     def stopping(*args, **options):
