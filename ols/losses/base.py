@@ -1,5 +1,6 @@
 """The contract of every loss: `nn.CrossEntropyLoss`, plus an end of epoch."""
 
+import math
 import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -214,14 +215,13 @@ def check_interval(name: str, value: Any, interval: str) -> float:
         ValueError: It is no number, or lies outside.
     """
     low, high = (float(bound) for bound in interval[1:-1].split(","))
-    number = _python_number(value)
-    inside = isinstance(number, numbers.Real) and (
-        (low < number if interval[0] == "(" else low <= number)
-        and (number < high if interval[-1] == ")" else number <= high)
-    )
-    if not inside:
-        raise ValueError(f"{name} must lie in {interval}, got {number!r}")
-    return float(number)
+    given = _python_number(value)
+    number = float(given) if isinstance(given, numbers.Real) else math.nan  # which lies nowhere
+    above = low < number if interval[0] == "(" else low <= number
+    below = number < high if interval[-1] == ")" else number <= high
+    if not (above and below):
+        raise ValueError(f"{name} must lie in {interval}, got {given!r}")
+    return number
 
 
 def check_whole(name: str, value: Any, *, at_least: int | None = None) -> int:
