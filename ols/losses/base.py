@@ -1,5 +1,7 @@
 """The contract of every loss: `nn.CrossEntropyLoss`, plus an end of epoch."""
 
+import math
+import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,12 +13,27 @@ from torch import Tensor, nn
 
 from ols.losses.soft_targets import cross_entropy, flatten_classes
 
+CLASS_INDEX_TYPES = frozenset(
+    {
+        torch.bool,
+        torch.uint8,
+        torch.uint16,
+        torch.uint32,
+        torch.uint64,
+        torch.int8,
+        torch.int16,
+        torch.int32,
+        torch.int64,
+    }
+)
+
 
 class LabelLoss(nn.Module, ABC):
     """A classification loss that takes the place of `nn.CrossEntropyLoss`.
 
-    Logits are `(K,)`, `(N, K)` or `(N, K, d1..dk)`; targets are class indices of that shape without K, or probabilities
-    of the logits' shape. Everything is computed in float32 (float64 stays), whatever the autocast state. In training
+    Logits are `(K,)`, `(N, K)` or `(N, K, d1..dk)`; targets are class indices of that shape without K, of any integer
+    type or boolean, or probabilities of the logits' shape. Everything is computed in float32 (float64 stays), whatever
+    the autocast state. In training
     mode `forward` is the loss of the class; after `eval()` it is plain cross entropy for every class, so that
     validation losses compare across methods. Classes masked by a logit of `-inf` cost nothing unless the target gives
     them mass.
@@ -49,18 +66,14 @@ class LabelLoss(nn.Module, ABC):
         reduction: Literal["none", "mean", "sum"] = "mean",
     ):
         super().__init__()
-        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
-            raise ValueError(f"num_classes must be a whole number of at least 1, got {num_classes!r}")
+        self.num_classes = check_whole("num_classes", num_classes, at_least=1)
+        self.ignore_index = check_whole("ignore_index", ignore_index)
         if reduction not in ("none", "mean", "sum"):
             raise ValueError(f"reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
-        if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
-            raise ValueError(f"ignore_index must be a whole number, got {ignore_index!r}")
-        self.num_classes = num_classes
-        self.ignore_index = ignore_index
         self.reduction = reduction
         self._is_weighted = weight is not None
         # Not in the state dict: class weights are configuration, and the state dict holds what training learned.
-        self.register_buffer("_label_weights", _checked_label_weights(weight, num_classes), persistent=False)
+        self.register_buffer("_label_weights", _checked_label_weights(weight, self.num_classes), persistent=False)
 
     @property
     def weight(self) -> Tensor | None:
@@ -69,12 +82,12 @@ class LabelLoss(nn.Module, ABC):
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the loss: a scalar, or with `reduction='none'` one value per class index."""
-        logits = self.checked_logits(logits, target)
+        logits, target = self.checked(logits, target)
         return self.training_loss(logits, target) if self.training else self.cross_entropy(logits, target)
 
     @abstractmethod
     def training_loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the loss of checked logits in float32 or float64; what a subclass defines."""
+        """Return the loss of what `checked` returns; what a subclass defines."""
 
     def cross_entropy(self, logits: Tensor, target: Tensor, label_smoothing: float = 0.0) -> Tensor:
         """Return torch's cross entropy under this loss's weight, ignore_index and reduction."""
@@ -99,7 +112,7 @@ class LabelLoss(nn.Module, ABC):
             losses = losses * weights
             count: int | Tensor = len(losses)
         else:
-            labels = target.flatten().long()
+            labels = target.flatten()
             ignored = labels == self.ignore_index
             weights = self._label_weights.to(losses.dtype).index_select(
                 0, labels.masked_fill(ignored, self.num_classes)
@@ -136,8 +149,15 @@ class LabelLoss(nn.Module, ABC):
         """Collect nothing inside: for the second forward pass of SAM, R-Drop or LBFGS."""
         yield
 
-    def checked_logits(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the logits in float32 or float64, after a check of the shapes and dtypes of both arguments."""
+    def checked(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both arguments in the types that the rest of a loss computes in, after a check of their shapes.
+
+        The only place where a type is converted: nothing behind it meets another.
+
+        Returns:
+            The logits in float32 or float64; the target as int64 class indices, or as probabilities in the logits'
+            type.
+        """
         shape, dtype = logits.shape, logits.dtype
         class_dim = 1 if len(shape) > 1 else 0
         if len(shape) == 0 or shape[class_dim] != self.num_classes:
@@ -146,18 +166,21 @@ class LabelLoss(nn.Module, ABC):
             )
         if not dtype.is_floating_point:
             raise ValueError(f"logits must be floating point, got {dtype}")
+        if dtype not in (torch.float32, torch.float64):
+            logits = logits.float()
         if target.dtype.is_floating_point:
             if self.ignore_index >= 0:
                 raise ValueError(f"ignore_index must be negative with target probabilities, got {self.ignore_index}")
             if target.shape != shape:
                 expected = f"of the logits' shape {tuple(shape)}"
                 raise ValueError(f"target probabilities must be {expected}, got {tuple(target.shape)}")
-        elif target.dtype not in (torch.int64, torch.uint8):
-            raise ValueError(f"target must hold class indices in int64 or uint8, or probabilities, got {target.dtype}")
-        elif target.shape != shape[:class_dim] + shape[class_dim + 1 :]:
+            return logits, target if target.dtype == logits.dtype else target.to(logits.dtype)
+        if target.dtype not in CLASS_INDEX_TYPES:
+            raise ValueError(f"target must hold class indices or probabilities, got {target.dtype}")
+        if target.shape != shape[:class_dim] + shape[class_dim + 1 :]:
             samples = tuple(shape[:class_dim] + shape[class_dim + 1 :])
             raise ValueError(f"target class indices must have shape {samples}, got {tuple(target.shape)}")
-        return logits if dtype in (torch.float32, torch.float64) else logits.float()
+        return logits, target if target.dtype == torch.int64 else target.long()
 
     def extra_repr(self) -> str:
         """Return what `print` shows of the configuration."""
@@ -181,16 +204,49 @@ def sample_shape(target: Tensor) -> torch.Size:
     return target.shape[:1] + target.shape[2:] if target.ndim > 1 else torch.Size()
 
 
-def check_interval(name: str, value: float, interval: str) -> float:
-    """Return `value` if it lies in the interval, written as "[0, 1)"; raise a ValueError that names it otherwise."""
+def check_interval(name: str, value: Any, interval: str) -> float:
+    """Return a number as Python's if it lies in the interval, written as "[0, 1)".
+
+    Args:
+        name: What the error calls it.
+        value: Python's number, NumPy's, or a tensor or array of one.
+        interval: Its bounds.
+
+    Raises:
+        ValueError: It is no number, or lies outside.
+    """
     low, high = (float(bound) for bound in interval[1:-1].split(","))
-    inside = isinstance(value, (int, float)) and (
-        (low < value if interval[0] == "(" else low <= value)
-        and (value < high if interval[-1] == ")" else value <= high)
-    )
-    if not inside:
-        raise ValueError(f"{name} must lie in {interval}, got {value!r}")
-    return float(value)
+    given = _python_number(value)
+    number = float(given) if isinstance(given, numbers.Real) else math.nan  # which lies nowhere
+    above = low < number if interval[0] == "(" else low <= number
+    below = number < high if interval[-1] == ")" else number <= high
+    if not (above and below):
+        raise ValueError(f"{name} must lie in {interval}, got {given!r}")
+    return number
+
+
+def check_whole(name: str, value: Any, *, at_least: int | None = None) -> int:
+    """Return a whole number as Python's.
+
+    Args:
+        name: What the error calls it.
+        value: Python's integer, NumPy's, or a tensor or array of one.
+        at_least: Its smallest value; None for no bound.
+
+    Raises:
+        ValueError: It is no whole number, or is below the bound.
+    """
+    number = _python_number(value)
+    is_whole = isinstance(number, numbers.Integral) and not isinstance(number, bool)
+    if not is_whole or (at_least is not None and number < at_least):
+        bound = "" if at_least is None else f" of at least {at_least}"
+        raise ValueError(f"{name} must be a whole number{bound}, got {number!r}")
+    return int(number)
+
+
+def _python_number(value: Any) -> Any:
+    """Return NumPy's number, or an array or tensor without dimensions, as Python's; anything else as it is."""
+    return value.item() if getattr(value, "shape", None) == () else value
 
 
 def _checked_label_weights(weight: Tensor | None, num_classes: int) -> Tensor:

@@ -26,7 +26,7 @@ def ols_fixed_point(confusion: Tensor, hard_weight: float = 0.5) -> Tensor:
         ValueError: If `confusion` is not a square matrix of distributions, or has a row whose largest entry in the
             result is not, or not alone, on the diagonal; names the row.
     """
-    check_interval("hard_weight", hard_weight, "(0, 1]")
+    hard_weight = check_interval("hard_weight", hard_weight, "(0, 1]")
     if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1]:
         raise ValueError(f"confusion must have shape [K, K], got {list(confusion.shape)}")
     confusion = confusion.double()

@@ -30,9 +30,13 @@ class OnlineLabelSmoothing(LabelLoss):
 
     Zhang et al., Delving Deep into Label Smoothing, IEEE TIP 2021; the paper's alpha is `hard_weight`. In training mode
     with gradients enabled, every sample whose label has the largest logit (a tie counts) adds its probabilities to its
-    class; `end_epoch()` turns the sums into the next soft labels. Rows of mixed probability targets are trained on but
-    not collected. Class weights multiply the whole sample. Memory is two K x K matrices: 0.2 MB at K = 165, 8 MB at
-    1,000, 3.8 GB at 21,841. A masked class (a logit of -inf) makes the loss inf where its soft label is not 0.
+    class; `end_epoch()` turns the sums into the next soft labels. Class weights multiply the whole sample. Memory is
+    two K x K matrices: 0.2 MB at K = 165, 8 MB at 1,000, 3.8 GB at 21,841. A masked class (a logit of -inf) makes the
+    loss inf where its soft label is not 0.
+
+    All probability targets are trained on; rows of one class are collected. These are one-hot rows, and one-hot rows
+    that were smoothed evenly, as timm's Mixup does by 0.1 unless told otherwise: one entry is above all others, and
+    these are equal. Of two classes a smoothed row looks like a mixed one and is not collected.
 
     Keep the loss outside a DistributedDataParallel module, which would overwrite the other ranks' sums at each forward.
 
@@ -73,6 +77,7 @@ class OnlineLabelSmoothing(LabelLoss):
         reduction: Literal["none", "mean", "sum"] = "mean",
     ):
         super().__init__(num_classes, weight=weight, ignore_index=ignore_index, reduction=reduction)
+        num_classes = self.num_classes
         if unseen not in ("keep", "uniform"):
             raise ValueError(f"unseen must be 'keep' or 'uniform', got {unseen!r}")
         self.hard_weight = check_interval("hard_weight", hard_weight, "[0, 1]")
@@ -140,7 +145,7 @@ class OnlineLabelSmoothing(LabelLoss):
         state = self._buffers  # each attribute that is a buffer costs a call of nn.Module.__getattr__
         loss = CollectingCrossEntropy.apply(
             rows,
-            target if target.ndim == 1 and target.dtype == torch.int64 else target.flatten().long(),
+            target if target.ndim == 1 else target.flatten(),
             (state["soft_labels"], state["_label_weights"], state["_one"], state["_minus_hard_weight"]),
             (state["_prob_sums"], state["_correct_counts"]) if collecting else None,
             self.hard_weight,
@@ -159,13 +164,12 @@ class OnlineLabelSmoothing(LabelLoss):
             soft = target_probs @ self.soft_labels.to(logits.dtype)
         soft.mul_(1 - self.hard_weight).add_(target_probs, alpha=self.hard_weight)
         losses, probs, top = soft_target_cross_entropy(logits, soft)
-        one_hot = ((target_probs == 1).sum(1) == 1) & ((target_probs != 0).sum(1) == 1)
-        self._collect(logits, probs, top, target_probs.argmax(1), one_hot)
+        self._collect(logits, probs, top, *_one_hot_labels(target_probs))
         return self.loss_scale * self.reduce_samples(losses, target)
 
     def _zero_row_loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the loss of class indices where rows of zeros leave the hard part alone."""
-        labels = target.flatten().long()
+        labels = target.flatten()
         F.nll_loss(logits.detach(), labels, ignore_index=self.ignore_index)  # torch's error for a label out of range
         ignored = labels == self.ignore_index
         labels = labels.masked_fill(ignored, 0)
@@ -205,7 +209,11 @@ class OnlineLabelSmoothing(LabelLoss):
         if seen.any():
             self._replace_soft_labels(seen)
         else:
-            warnings.warn("end_epoch: no correct prediction was collected, so the soft labels stay", stacklevel=2)
+            warnings.warn(
+                "end_epoch: no correct prediction was collected, so the soft labels stay; of probability targets only "
+                "one-hot rows are collected, smoothed ones too where there are three classes or more",
+                stacklevel=2,
+            )
         self._prob_sums.zero_()
         self._correct_counts.zero_()
         self.epochs_ended += 1
@@ -297,6 +305,21 @@ class OnlineLabelSmoothing(LabelLoss):
         return f"{super().extra_repr()}, hard_weight={self.hard_weight}, unseen={self.unseen!r}"
 
 
+def _one_hot_labels(target_probs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the largest class of each row `[B]`, and whether the row is one-hot `[B]`, evenly smoothed or not.
+
+    `(1 - s) e_y + s / K` has K - 1 equal entries whatever s is; a mixture of two classes has not, where K is above 2.
+    """
+    num_classes = target_probs.shape[1]
+    top, labels = target_probs.max(1)
+    low = target_probs.amin(1)
+    if num_classes < 3:
+        return labels, (top == 1) & (low == (1 if num_classes == 1 else 0))
+    alike = (target_probs == low.unsqueeze(1)).sum(1) == num_classes - 1
+    mass = top + (num_classes - 1) * low
+    return labels, alike & ((mass - 1).abs() < 1e-2)  # as much as bfloat16 rounds
+
+
 def _initial_soft_labels(num_classes: int, initial: str | Tensor, smoothing: float) -> Tensor:
     if isinstance(initial, Tensor):
         if initial.shape != (num_classes, num_classes) or not initial.is_floating_point():
@@ -305,9 +328,9 @@ def _initial_soft_labels(num_classes: int, initial: str | Tensor, smoothing: flo
         _check_distributions("initial", initial)
         return initial.detach().to(torch.promote_types(initial.dtype, torch.float32), copy=True)
     smoothings = {"uniform": 1.0, "smoothed": smoothing, "hard": 0.0}
-    if initial == "zeros":
+    if isinstance(initial, str) and initial == "zeros":
         return torch.zeros(num_classes, num_classes, dtype=torch.float32)
-    if initial not in smoothings:
+    if not isinstance(initial, str) or initial not in smoothings:
         raise ValueError(f"initial must be 'uniform', 'smoothed', 'hard', 'zeros' or a tensor, got {initial!r}")
     hard = torch.eye(num_classes, dtype=torch.float32)
     return hard.mul_(1 - smoothings[initial]).add_(smoothings[initial] / num_classes)

@@ -57,10 +57,12 @@ class VirtualTeacherKD(LabelLoss):
             raise ValueError(f"multiplier must be None with form='paper', got {multiplier!r}")
         self.distill_weight = check_interval("distill_weight", distill_weight, "[0, 1]")
         self.temperature = check_interval("temperature", temperature, "(0, inf)")
-        least = 1 / num_classes if num_classes > 1 else 0  # a single class has mass 1 whatever the teacher
+        least = 1 / self.num_classes if self.num_classes > 1 else 0  # a single class has mass 1 whatever the teacher
         self.correct_prob = check_interval("correct_prob", correct_prob, f"[{least}, 1]")
         self.form = form
-        self.multiplier = num_classes if multiplier is None else check_interval("multiplier", multiplier, "(0, inf)")
+        self.multiplier = (
+            self.num_classes if multiplier is None else check_interval("multiplier", multiplier, "(0, inf)")
+        )
         self._teacher_smoothing, self._teacher_entropy = self._tempered_teacher()
 
     @property
@@ -161,7 +163,7 @@ class SelfTeacherKD(LabelLoss):
 
     def forward(self, logits: Tensor, target: Tensor, teacher_logits: Tensor | None = None) -> Tensor:
         """Return the loss; `teacher_logits`, of the logits' shape, are required in training and ignored in eval."""
-        logits = self.checked_logits(logits, target)
+        logits, target = self.checked(logits, target)
         if not self.training:
             return self.cross_entropy(logits, target)
         if teacher_logits is None or teacher_logits.shape != logits.shape or not teacher_logits.is_floating_point():
@@ -172,7 +174,7 @@ class SelfTeacherKD(LabelLoss):
     def training_loss(  # type: ignore[override]  # only its own forward calls it
         self, logits: Tensor, target: Tensor, teacher_logits: Tensor
     ) -> Tensor:
-        """Return the weighted loss of checked logits."""
+        """Return the weighted loss of what `checked` returns."""
         teacher_probs = torch.softmax(flatten_classes(teacher_logits) / self.temperature, 1)  # [B, K]
         teacher_entropy = torch.special.entr(teacher_probs).sum(1)
         tempered, _, _ = soft_target_cross_entropy(flatten_classes(logits) / self.temperature, teacher_probs)

@@ -18,6 +18,7 @@ from ols.files import DamagedFileError, delete, file_checksum, named_errors, rea
 from ols.runs.folder import RunFolder
 
 FORMAT = 1
+TYPE = "__type__"  # key of a JSON object that stands for what JSON has not
 IMPLEMENTATION = ("foreach", "fused")  # how torch's optimizers take a step: the optimizer's own, not the run's
 
 
@@ -105,31 +106,97 @@ def prune_checkpoints(folder: RunFolder, *, keep_last: int, keep: Path) -> None:
 
 
 def optimizer_tensors(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Split an optimizer's state into tensors, named `<parameter number>.<key>`, and what JSON can hold."""
-    state = optimizer.state_dict()
+    """Split all that an optimizer's state dict holds into tensors by name, and what JSON can hold.
+
+    Optimizers keep more than one tensor for each parameter: lists of tensors, counters and learning rates as tensors
+    without dimensions in the groups, types, states of a random generator. Every container and type is written down, so
+    that nothing comes back as another.
+
+    Raises:
+        TypeError: It holds something that has no place in a checkpoint; the message names it.
+    """
     tensors: dict[str, Tensor] = {}
-    rest: dict[str, Any] = {}
-    for number, values in state["state"].items():
-        for key, value in values.items():
-            (tensors if isinstance(value, Tensor) else rest)[f"{number}.{key}"] = value
-    return tensors, {"values": rest, "param_groups": state["param_groups"]}
+    device = _device(optimizer)
+
+    def take(value: Any, *path: Any) -> Any:
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        if isinstance(value, Tensor):
+            name = ".".join(map(str, path))
+            if name in tensors:
+                name = f"{name}.{len(tensors)}"  # the keys 1 and "1"
+            tensors[name] = value
+            return {TYPE: "tensor", "name": name, "with_parameters": value.device == device}
+        if isinstance(value, torch.dtype):
+            return {TYPE: "dtype", "name": str(value).removeprefix("torch.")}
+        if type(value) is list:
+            return [take(item, *path, number) for number, item in enumerate(value)]
+        if type(value) is tuple:
+            return {TYPE: "tuple", "items": [take(item, *path, number) for number, item in enumerate(value)]}
+        if isinstance(value, dict):
+            items = [(key, take(item, *path, key)) for key, item in value.items()]
+            if all(isinstance(key, str) and key != TYPE for key in value):
+                return dict(items)
+            if all(isinstance(key, str | int) for key in value):
+                return {TYPE: "dict", "items": [list(pair) for pair in items]}
+        raise TypeError(f"{type(optimizer).__name__} keeps a {type(value).__name__} as {'.'.join(map(str, path))}")
+
+    return tensors, take(optimizer.state_dict())
 
 
 def load_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor], rest: dict[str, Any]) -> None:
-    """Put back what `optimizer_tensors` took apart, in the memory format of the parameters."""
-    state: dict[int, dict[str, Any]] = {}
-    for name, value in (tensors | rest["values"]).items():
-        number, key = name.split(".", 1)
-        state.setdefault(int(number), {})[key] = value
-    groups = [
-        saved | {key: own[key] for key in IMPLEMENTATION if key in own}
-        for saved, own in zip(rest["param_groups"], optimizer.param_groups, strict=True)
-    ]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-    for parameter, values in optimizer.state.items():
-        for key, value in values.items():
-            if isinstance(value, Tensor) and value.shape == parameter.shape:
-                values[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+    """Put back what `optimizer_tensors` took apart, in the memory format of the parameters.
+
+    torch gives each tensor the type of its parameter; here it keeps the one it was saved in.
+    """
+    device = _device(optimizer)
+
+    def put(value: Any, follows: bool) -> Any:
+        if isinstance(value, list):
+            return [put(item, follows) for item in value]
+        if not isinstance(value, dict):
+            return value
+        kind = value.get(TYPE)
+        if kind == "tensor":
+            tensor = tensors[value["name"]].clone()
+            return tensor.to(device) if follows and value["with_parameters"] else tensor
+        if kind == "dtype":
+            return getattr(torch, value["name"])
+        if kind == "tuple":
+            return tuple(put(item, follows) for item in value["items"])
+        pairs = value["items"] if kind == "dict" else value.items()
+        return {key: put(item, follows) for key, item in pairs}
+
+    # torch itself finds the device of what belongs to a parameter: some counters stay on the CPU.
+    state = {name: put(value, follows=name != "state") for name, value in rest.items()}
+    groups = list(zip(state["param_groups"], optimizer.param_groups, strict=True))
+    for saved, own in groups:
+        saved.update({key: own[key] for key in IMPLEMENTATION if key in own})
+    numbers = [number for saved, _ in groups for number in saved["params"]]
+    parameters = [parameter for _, own in groups for parameter in own["params"]]
+    optimizer.load_state_dict(state)
+    for number, parameter in zip(numbers, parameters, strict=True):
+        if number in state["state"]:
+            optimizer.state[parameter] = _as_saved(optimizer.state[parameter], state["state"][number], parameter)
+
+
+def _as_saved(loaded: Any, saved: Any, parameter: Tensor) -> Any:
+    """Return a parameter's state with the values and types that were saved, on the devices where it was loaded."""
+    if isinstance(saved, dict) and isinstance(loaded, dict):
+        return {key: _as_saved(value, saved.get(key, value), parameter) for key, value in loaded.items()}
+    if isinstance(saved, list | tuple) and isinstance(loaded, list | tuple):
+        return type(saved)(_as_saved(*pair, parameter) for pair in zip(loaded, saved, strict=True))
+    if not isinstance(loaded, Tensor):
+        return saved  # torch takes a word for a list of letters
+    if not isinstance(saved, Tensor):
+        return loaded
+    if saved.shape != parameter.shape:
+        return saved.to(loaded.device)
+    return torch.empty_like(parameter, dtype=saved.dtype, device=loaded.device).copy_(saved)
+
+
+def _device(optimizer: Optimizer) -> torch.device:
+    return optimizer.param_groups[0]["params"][0].device
 
 
 def _write(path: Path, contents: bytes) -> dict[str, Any]:

@@ -1,7 +1,12 @@
 """Optimizer, learning-rate schedule and moving average: timm's, with steps that can be skipped on the device."""
 
+import json
+import random
+import warnings
+from collections.abc import Iterable
 from typing import Any
 
+import safetensors.torch
 import timm.optim
 import timm.scheduler
 import torch
@@ -13,34 +18,125 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from ols.config import OptimConfig
 from ols.models.head import find_head
+from ols.runs.checkpoint import load_optimizer, optimizer_tensors
 
 FUSED = (SGD, Adam, AdamW)  # one kernel for all parameters, which a flag on the device can stop
+TRIAL_STEPS = 3  # before a checkpoint and after it
 
 
 def build_optimizer(model: nn.Module, options: OptimConfig) -> Optimizer:
     """Build an optimizer; norms and biases are not decayed.
+
+    Before anything is trained it is tried whether the optimizer fits the loop and comes back from a checkpoint to the
+    bit, whatever timm's list of names grows to: see `try_optimizer`.
 
     Args:
         model: Whose parameters are trained.
         options: Name, learning rates and decay.
 
     Raises:
-        ValueError: timm does not know the name.
+        ValueError: timm does not know the name, or the optimizer does not pass; the message names it.
     """
     name = options.name
     if name not in timm.optim.list_optimizers():
         raise ValueError(f"unknown optimizer {name!r}; timm knows {', '.join(map(str, timm.optim.list_optimizers()))}")
+    try_optimizer(options, like=next(model.parameters()))
+    return _create(parameter_groups(model, options), options)
+
+
+def try_optimizer(options: OptimConfig, *, like: Tensor) -> None:
+    """Take steps with an optimizer on a few small parameters, and the same steps from a checkpoint half way.
+
+    Args:
+        options: Name, learning rate and decay.
+        like: A tensor of the device and type of the parameters that are to be trained.
+
+    Raises:
+        ValueError: The optimizer cannot be built here, needs what the loop does not give it (a closure, second
+            derivatives), keeps something that a checkpoint cannot hold, or continues otherwise than it would have.
+    """
+    refused = f"optim.name {options.name!r} is not for these runs"
+    device = torch.device("cpu") if like.device.type == "meta" else like.device
+    cuda = [device] if device.type == "cuda" else []
+    eager = torch.compiler.set_stance("force_eager")  # to compile a few small kernels would take a minute
+    with torch.random.fork_rng(cuda), warnings.catch_warnings(), torch.enable_grad(), eager:
+        warnings.simplefilter("ignore")  # the optimizer that is used says it again
+        parameters = _few_parameters(device, like.dtype)
+        try:
+            optimizer = _create(_two_groups(parameters, options), options)
+        except Exception as error:
+            raise ValueError(f"{refused}: it cannot be built: {error}") from error
+        if getattr(optimizer, "is_second_order", False):
+            raise ValueError(f"{refused}: it needs second derivatives")
+        try:
+            _take_steps(optimizer, parameters, range(TRIAL_STEPS))
+        except Exception as error:
+            raise ValueError(f"{refused}: it cannot take a step from gradients alone: {error}") from error
+        try:
+            tensors, rest = optimizer_tensors(optimizer)
+            tensors, rest = safetensors.torch.load(_written(tensors)), json.loads(json.dumps(rest))
+            copies = [nn.Parameter(parameter.detach().clone()) for parameter in parameters]
+            resumed = _create(_two_groups(copies, options), options)
+            load_optimizer(resumed, tensors, rest)
+        except Exception as error:
+            raise ValueError(f"{refused}: a checkpoint cannot hold it: {error}") from error
+        for one, its in ((optimizer, parameters), (resumed, copies)):
+            _take_steps(one, its, range(TRIAL_STEPS, 2 * TRIAL_STEPS))
+        same = _bits(optimizer, parameters) == _bits(resumed, copies)
+    if not (same and _own_numbers(optimizer) == _own_numbers(resumed)):
+        raise ValueError(f"{refused}: after a checkpoint it does not continue as it would have")
+
+
+def _create(groups: list[dict[str, Any]], options: OptimConfig) -> Optimizer:
+    name = options.name
     kind = timm.optim.get_optimizer_class(name, bind_defaults=False)
     fused: dict[str, Any] = {"fused": True} if isinstance(kind, type) and issubclass(kind, FUSED) else {}
-    optimizer = timm.optim.create_optimizer_v2(
-        parameter_groups(model, options), name, lr=options.peak_lr, momentum=options.momentum, **fused
-    )
+    optimizer = timm.optim.create_optimizer_v2(groups, name, lr=options.peak_lr, momentum=options.momentum, **fused)
     if isinstance(optimizer, SGD) and options.momentum:
         # torch leaves these uninitialised if the very first step is skipped; a first step from zeros is the same.
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
+
+
+def _few_parameters(device: torch.device, dtype: torch.dtype) -> list[nn.Parameter]:
+    """Return a convolution's, a linear layer's and a norm's weight, and a parameter without dimensions."""
+    torch.manual_seed(0)
+    shapes: list[tuple[int, ...]] = [(4, 2, 3, 3), (5, 6), (5,), ()]
+    return [nn.Parameter(torch.randn(shape, dtype=torch.float64).to(device, dtype)) for shape in shapes]
+
+
+def _two_groups(parameters: list[nn.Parameter], options: OptimConfig) -> list[dict[str, Any]]:
+    return [
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": options.weight_decay},
+    ]
+
+
+def _take_steps(optimizer: Optimizer, parameters: list[nn.Parameter], steps: Iterable[int]) -> None:
+    for step in steps:
+        generator = torch.Generator().manual_seed(step)
+        for parameter in parameters:
+            gradient = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.grad = gradient.to(parameter.device, parameter.dtype)
+        optimizer.step()
+
+
+def _own_numbers(optimizer: Optimizer) -> dict[str, Any]:
+    """Return numbers and random states that an optimizer keeps beside its state dict, where it has any."""
+    own = {name: value for name, value in vars(optimizer).items() if isinstance(value, int | float)}
+    generators = {name: value for name, value in vars(optimizer).items() if isinstance(value, random.Random)}
+    return own | {name: generator.getstate() for name, generator in generators.items()}
+
+
+def _bits(optimizer: Optimizer, parameters: list[nn.Parameter]) -> tuple[bytes, str]:
+    tensors, rest = optimizer_tensors(optimizer)
+    weights = {f"parameter {number}": parameter for number, parameter in enumerate(parameters)}
+    return _written(tensors | weights), json.dumps(rest)
+
+
+def _written(tensors: dict[str, Tensor]) -> bytes:
+    return safetensors.torch.save({name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()})
 
 
 def parameter_groups(model: nn.Module, options: OptimConfig) -> list[dict[str, Any]]:

@@ -1,10 +1,14 @@
 """What every loss of `ols.losses` shares: the contract of `nn.CrossEntropyLoss`."""
 
 import copy
+import inspect
 import itertools
+import json
+import numbers
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -355,7 +359,11 @@ BAD_CALLS = [
         "target probabilities must be of the logits' shape \\(3, 5\\), got \\(3, 4\\)",
     ),
     (torch.ones(3, 5, dtype=torch.int64), torch.tensor([0, 1, 2]), "logits must be floating point, got torch.int64"),
-    (torch.randn(3, 5), torch.tensor([0, 1, 2], dtype=torch.int32), "target must hold class indices in int64 or uint8"),
+    (
+        torch.randn(3, 5),
+        torch.ones(3, dtype=torch.complex64),
+        "target must hold class indices or .*, got torch.complex64",
+    ),
     (
         torch.randn(3, 5),
         torch.eye(5, dtype=torch.int64)[:3],
@@ -379,11 +387,126 @@ def test_an_ignored_class_and_probability_targets_exclude_each_other_as_in_torch
         build_loss(name, 5, ignore_index=1)(torch.randn(3, 5), some_probs((3, 5)))
 
 
+INTEGERS = ["bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"]
+
+
 @pytest.mark.parametrize("name", LOSSES)
-def test_byte_labels_are_accepted_as_in_torch(name):
-    loss, labels = build_loss(name, 5), torch.tensor([0, 4, 2])
-    logits = torch.randn(3, 5)
-    torch.testing.assert_close(call(loss, logits, labels.byte()), call(loss, logits, labels))
+def test_labels_of_every_integer_type_mean_the_same_in_training_and_in_evaluation(name):
+    """Flat labels and maps, with ignored ones as a mask holds them, in every reduction."""
+    cases = 0
+    for kind, spatial, training, reduction in itertools.product(
+        INTEGERS, [(), (3, 2)], [True, False], ["none", "mean", "sum"]
+    ):
+        num_classes = 2 if kind == "bool" else 5
+        logits, labels = torch.randn(6, num_classes, *spatial), torch.randint(0, num_classes, (6, *spatial))
+        ignore_index = -100 if kind == "bool" else 100
+        if kind != "bool":
+            labels[::3] = ignore_index
+        found, expected = (
+            build_loss(name, num_classes, ignore_index=ignore_index, reduction=reduction).train(training)
+            for _ in range(2)
+        )
+        narrow = labels.to(getattr(torch, kind))
+        assert torch.equal(narrow.long(), labels)
+        ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+        got, wanted = call(found, ours, narrow), call(expected, theirs, labels)
+        assert_same_bits(got, wanted)
+        torch.autograd.backward([got.sum(), wanted.sum()])
+        assert torch.equal(ours.grad, theirs.grad)
+        assert all(map(torch.equal, found.collected().values(), expected.collected().values()))
+        if not training:
+            assert_same_bits(got, F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction=reduction))
+        cases += 1
+    assert cases == 9 * 2 * 2 * 3
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if name not in INDEX_ONLY])
+def test_probabilities_of_every_floating_type_are_taken(name):
+    """One-hot rows, which no type rounds; a trainer in low precision mixes labels in the type of its images."""
+    one_hot = F.one_hot(torch.randint(0, 5, (6,)), 5)
+    cases = 0
+    for kind, logits_kind, training in itertools.product(
+        [torch.float16, torch.bfloat16, torch.float32, torch.float64], [torch.float32, torch.float64], [True, False]
+    ):
+        logits = torch.randn(6, 5, dtype=logits_kind)
+        loss = build_loss(name, 5).train(training)
+        assert_same_bits(call(loss, logits, one_hot.to(kind)), call(loss, logits, one_hot.to(logits_kind)))
+        cases += 1
+    assert cases == 16
+
+
+# Of each loss, each hyper-parameter that is a number, with a value that NumPy's short floats hold exactly.
+NUMBERS = {
+    "hard": {},
+    "label_smoothing": {"smoothing": 0.25},
+    "virtual_teacher_kd": {"distill_weight": 0.25, "temperature": 4, "correct_prob": 0.75, "multiplier": 2},
+    "self_teacher_kd": {"distill_weight": 0.25, "temperature": 4},
+    "ols": {"hard_weight": 0.25, "smoothing": 0.25, "momentum": 0.5, "loss_scale": 2, "freeze_above": 0.75},
+    "max_sup": {"penalty_weight": 0.25},
+    "margin_label_smoothing": {"margin": 8, "penalty_weight": 0.25},
+    "focal": {"gamma": 2},
+    "flsd53": {},
+    "confidence_penalty": {"entropy_weight": 0.25},
+}
+OTHERS_NUMBERS = {
+    "np.float16": np.float16,
+    "np.float32": np.float32,
+    "np.float64": np.float64,
+    "np.longdouble": np.longdouble,
+    "an array of one": np.asarray,
+    "a tensor of one": torch.tensor,
+}
+
+
+def test_the_numbers_of_every_loss_are_tried():
+    """Whatever else a constructor takes is a choice of words, or a tensor."""
+    words = {"initial", "unseen", "form", "reduction"}
+    shared = {"num_classes", "ignore_index", "weight"}
+    found = {name: set(inspect.signature(kind).parameters) - shared - words for name, kind in LOSSES.items()}
+    assert found == {name: set(options) for name, options in NUMBERS.items()}
+    assert sum(map(len, found.values())) == 17
+
+
+@pytest.mark.parametrize("kind", OTHERS_NUMBERS)
+@pytest.mark.parametrize("name", LOSSES)
+def test_numpys_numbers_become_pythons(name, kind):
+    extra = {"form": "release"} if name == "virtual_teacher_kd" else {}
+    expected = build_loss(name, 4, ignore_index=3, **NUMBERS[name], **extra)
+    given = {option: OTHERS_NUMBERS[kind](value) for option, value in NUMBERS[name].items()}
+    for whole in (np.int64, np.uint8, np.array, torch.tensor):
+        found = copy.deepcopy(build_loss(name, whole(4), ignore_index=whole(3), **given, **extra))
+        assert repr(found) == repr(expected)
+        for attribute, value in vars(expected).items():
+            if isinstance(value, int | float | str):
+                assert type(vars(found)[attribute]) is type(value)
+                assert vars(found)[attribute] == value
+        logits, labels = torch.randn(5, 4), torch.tensor([0, 1, 2, 3, 1])
+        assert_same_bits(call(found, logits, labels), call(expected, logits, labels))
+        json.dumps([value for value in vars(found).values() if isinstance(value, numbers.Number | np.generic)])
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_number_that_is_none_is_refused_by_its_name(name):
+    cases = 0
+    for option in NUMBERS[name]:
+        extra = {"form": "release"} if option == "multiplier" else {}
+        for wrong in (np.float32("nan"), np.float64(-3), np.array([0.5, 0.5]), np.complex64(1), "0.5", torch.ones(2)):
+            with pytest.raises(ValueError, match=f"^{option} must lie in "):
+                build_loss(name, 4, **{option: wrong}, **extra)
+            cases += 1
+    for wrong in (np.float64(4), np.float32(2.5), np.bool_(True), True, np.array([4]), torch.tensor(4.0), "4", 0):
+        with pytest.raises(ValueError, match=r"^num_classes must be a whole number of at least 1, got "):
+            build_loss(name, wrong)
+        if wrong != 0:
+            with pytest.raises(ValueError, match=r"^ignore_index must be a whole number, got "):
+                build_loss(name, 4, ignore_index=wrong)
+        cases += 1
+    assert cases == 6 * len(NUMBERS[name]) + 8
+
+
+def test_an_array_of_soft_labels_is_refused_by_its_name():
+    with pytest.raises(ValueError, match="initial must be 'uniform', 'smoothed', 'hard', 'zeros' or a tensor"):
+        OnlineLabelSmoothing(3, initial=np.eye(3))
 
 
 BAD_OPTIONS = [

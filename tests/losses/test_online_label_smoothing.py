@@ -7,12 +7,14 @@ import math
 import pickle
 import warnings
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from timm.data import Mixup
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ols.losses import HardLabels, LabelSmoothing, OnlineLabelSmoothing
@@ -288,6 +290,64 @@ def test_mixed_targets_train_but_only_one_hot_rows_collect():
     by_probs(logits, target)
     torch.testing.assert_close(by_probs.prob_sums, by_index.prob_sums)
     assert torch.equal(by_probs.correct_counts, by_index.correct_counts)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.3])
+def test_rows_that_timm_smoothed_but_did_not_mix_are_collected(smoothing, dtype):
+    """As their labels are; those of two classes are not."""
+    logits, labels = predictions(64, 6)
+    mixup = Mixup(mixup_alpha=0.8, prob=0.0, num_classes=6, label_smoothing=smoothing)
+    _, target = mixup(torch.zeros(64, 1, 2, 2), labels)
+    by_index, by_probs = OnlineLabelSmoothing(6), OnlineLabelSmoothing(6)
+    by_index(logits, labels)
+    by_probs(logits, target.to(dtype))
+    assert by_index.correct_counts.sum() > 10
+    assert torch.equal(by_probs.correct_counts, by_index.correct_counts)
+    torch.testing.assert_close(by_probs.prob_sums, by_index.prob_sums)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("mode", ["batch", "elem", "pair"])
+def test_of_rows_that_timm_mixed_those_of_one_class_are_collected_and_no_others(mode, smoothing):
+    np.random.seed(0)
+    labels = torch.randint(0, 4, (64,))
+    mixup = Mixup(mixup_alpha=0.8, prob=1.0, mode=mode, num_classes=4, label_smoothing=smoothing)
+    _, target = mixup(torch.rand(64, 1, 2, 2), labels)
+    loss = OnlineLabelSmoothing(4)
+    loss(10 * target, target)  # every row is predicted as its largest class
+    of_one = labels == labels.flip(0)  # timm mixes each image with the one as far from the other end
+    assert 0 < of_one.sum() < len(labels)
+    assert torch.equal(loss.correct_counts, labels[of_one].bincount(minlength=4))
+
+
+def test_rows_that_only_look_like_smoothed_labels_are_not_collected():
+    rows = [
+        [0.25, 0.25, 0.25, 0.25],  # no class
+        [0.4, 0.4, 0.1, 0.1],  # two
+        [0.7, 0.1, 0.1, 0.1000001],  # uneven
+        [0.1, 0.3, 0.3, 0.3],  # three
+        [2.0, 0.0, 0.0, 0.0],  # no distribution
+        [torch.nan, 0.0, 0.0, 0.0],
+    ]
+    loss = OnlineLabelSmoothing(4)
+    for row in rows:
+        for label in range(4):
+            loss(10 * F.one_hot(torch.tensor([label]), 4).float(), torch.tensor([row]))
+    assert loss.correct_counts.sum() == 0
+    two = OnlineLabelSmoothing(2)
+    two(torch.tensor([[5.0, 0.0], [0.0, 5.0]]), torch.tensor([[0.95, 0.05], [0.0, 1.0]]))
+    assert two.correct_counts.tolist() == [0, 1]
+    one = OnlineLabelSmoothing(1)
+    one(torch.zeros(3, 1), torch.ones(3, 1))
+    assert one.correct_counts.tolist() == [3]
+
+
+def test_an_epoch_of_mixed_rows_alone_ends_with_a_warning_that_says_which_are_collected():
+    loss = OnlineLabelSmoothing(3)
+    loss(torch.eye(3), torch.eye(3) * 0.6 + torch.eye(3).roll(1, 0) * 0.4)
+    with pytest.warns(UserWarning, match="no correct prediction .* of probability targets only one-hot rows"):
+        loss.end_epoch()
 
 
 def test_the_soft_part_of_a_mixed_target_is_the_mixture_of_rows():

@@ -1,3 +1,4 @@
+import copy
 import resource
 import shutil
 from pathlib import Path
@@ -195,3 +196,99 @@ def test_an_optimizer_keeps_its_own_implementation_whatever_wrote_the_checkpoint
     loaded.found_inf = torch.tensor(1.0)
     loaded.step()
     assert torch.equal(layers[1].weight, before)
+
+
+class _Hoarder(torch.optim.Optimizer):
+    """Keeps every kind of thing that an optimizer's state dict may hold."""
+
+    def __init__(self, params):
+        super().__init__(params, {"lr": 0.1, "dtype": torch.bfloat16, "betas": (0.9, (0.5, None))})
+        for group in self.param_groups:
+            group["step"] = torch.tensor(0.0)
+            for parameter in group["params"]:
+                self.state[parameter] = {
+                    "step": torch.tensor(3, dtype=torch.int32),
+                    "moment": torch.full_like(parameter, 0.1, dtype=torch.bfloat16),
+                    "wide": torch.full_like(parameter, 0.1, dtype=torch.float64),
+                    "nested": [[torch.ones(2), torch.zeros(())], (torch.ones(1), "word")],
+                    "by_number": {0: torch.tensor(1.0), "0": torch.tensor(2.0), 7: None},
+                    "nan": float("nan"),
+                    "__type__": True,
+                }
+        self.state["of no parameter"] = torch.tensor([1.0, 2.0])
+
+
+def test_whatever_an_optimizer_keeps_comes_back_as_what_it_was(run):
+    layer = torch.nn.Linear(3, 2)
+    written, loaded = _Hoarder(layer.parameters()), _Hoarder(layer.parameters())
+    expected = copy.deepcopy(written.state_dict())
+    for values in loaded.state.values():
+        for value in values.values() if isinstance(values, dict) else [values]:
+            if isinstance(value, torch.Tensor):
+                value.zero_()
+    tensors, rest = optimizer_tensors(written)
+    save_checkpoint(run.checkpoints / "epoch-0001", {"optimizer": tensors}, {"rest": rest})
+    load_optimizer(
+        loaded,
+        load_tensors(run.checkpoints / "epoch-0001", "optimizer"),
+        load_state(run.checkpoints / "epoch-0001")["rest"],
+    )
+    found = loaded.state_dict()
+    assert found.keys() == expected.keys()
+    assert _plain(found) == _plain(expected)
+
+
+def _plain(value):
+    """Return everything inside as what `==` compares with its type, tensors' own with their values."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_plain(item) for item in value)
+    return (value.dtype, value.tolist()) if isinstance(value, torch.Tensor) else (type(value), repr(value))
+
+
+def test_lbfgs_whose_history_is_lists_of_tensors_continues_with_the_same_bits(run):
+    layers = [torch.nn.Linear(4, 3) for _ in range(2)]
+    optimizers = [torch.optim.LBFGS(layer.parameters(), max_iter=3) for layer in layers]
+    images, targets = torch.randn(20, 4), torch.arange(20) % 3
+
+    def step(layer, optimizer):
+        def closure():
+            optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(layer(images), targets)
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+
+    step(layers[0], optimizers[0])
+    layers[1].load_state_dict(layers[0].state_dict())
+    tensors, rest = optimizer_tensors(optimizers[0])
+    save_checkpoint(run.checkpoints / "epoch-0001", {"optimizer": tensors}, {"rest": rest})
+    assert any(name.startswith("state.0.old_dirs.") for name in tensors)
+    load_optimizer(
+        optimizers[1],
+        load_tensors(run.checkpoints / "epoch-0001", "optimizer"),
+        load_state(run.checkpoints / "epoch-0001")["rest"],
+    )
+    for layer, optimizer in zip(layers, optimizers, strict=True):
+        step(layer, optimizer)
+    assert torch.equal(layers[0].weight, layers[1].weight)
+
+
+def test_what_is_loaded_shares_nothing_with_what_was_saved():
+    layers = [torch.nn.Linear(3, 2) for _ in range(2)]
+    written, loaded = (torch.optim.Adam(layer.parameters()) for layer in layers)
+    layers[0](torch.ones(1, 3)).sum().backward()
+    written.step()
+    load_optimizer(loaded, *optimizer_tensors(written))
+    written.step()
+    assert [values["step"].item() for values in loaded.state.values()] == [1.0, 1.0]
+
+
+def test_an_optimizer_that_keeps_an_object_is_named():
+    layer = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(layer.parameters(), 0.1)
+    optimizer.state[layer.weight]["history"] = [{1, 2}]
+    with pytest.raises(TypeError, match=r"SGD keeps a set as state\.0\.history\.0"):
+        optimizer_tensors(optimizer)

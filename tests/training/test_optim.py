@@ -1,12 +1,13 @@
 import math
 
 import pytest
+import timm.optim
 import torch
 from timm.utils import ModelEmaV3
 
 from ols.config import OptimConfig
 from ols.models.build import build_model
-from ols.runs.checkpoint import load_optimizer, optimizer_tensors
+from ols.runs.checkpoint import load_optimizer, load_state, load_tensors, optimizer_tensors, save_checkpoint
 from ols.training.optim import MovingAverage, build_optimizer, build_schedule, scheduled_lr, step_unless
 
 
@@ -159,3 +160,141 @@ def test_learning_rates_of_groups_survive_a_checkpoint():
 def test_learning_rates_that_make_no_sense_are_refused_with_their_key(key, value):
     with pytest.raises(ValueError, match=rf"optim\.{key} must"):
         OptimConfig(**{key: value})
+
+
+# Why some of timm's optimizers are refused, by the start of their names; Kron draws from torch's global generator.
+REFUSED = {"bnb": "bitsandbytes", "fused": "APEX", "adahessian": "second derivatives", "kron": "does not continue"}
+
+
+def _steps(model, optimizer, numbers):
+    for number in numbers:
+        generator = torch.Generator().manual_seed(number)
+        images, targets = torch.randn(8, 2, 6, 6, generator=generator), torch.arange(8) % 3
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(images), targets).backward()
+        step_unless(optimizer, torch.tensor(False))
+
+
+@pytest.fixture
+def one_thread():
+    """A second thread for tensors of a few numbers costs a minute on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="what needs a GPU is refused where there is none")
+def test_every_optimizer_of_timm_resumes_to_the_bit_or_is_refused_by_its_name_before_the_first_step(tmp_path):
+    resumed_names, refused_names = [], []
+    for name in timm.optim.list_optimizers():
+        torch.manual_seed(0)
+        models = [
+            torch.nn.Sequential(
+                torch.nn.Conv2d(2, 4, 3), torch.nn.GroupNorm(2, 4), torch.nn.Flatten(), torch.nn.Linear(64, 3)
+            )
+            for _ in range(2)
+        ]
+        options = OptimConfig(name=name, peak_lr=0.01, weight_decay=0.01, momentum=0.9)
+        reason = next((reason for start, reason in REFUSED.items() if name.startswith(start)), None)
+        if reason is not None:
+            with pytest.raises(ValueError, match=rf"^optim\.name '{name}' is not for these runs: .*{reason}"):
+                build_optimizer(models[0], options)
+            refused_names.append(name)
+            continue
+        first = build_optimizer(models[0], options)
+        _steps(models[0], first, range(3))
+        tensors, rest = optimizer_tensors(first)
+        save_checkpoint(tmp_path / name, {"optimizer": tensors, "model": models[0].state_dict()}, {"optimizer": rest})
+        models[1].load_state_dict(load_tensors(tmp_path / name, "model"))
+        second = build_optimizer(models[1], options)
+        load_optimizer(second, load_tensors(tmp_path / name, "optimizer"), load_state(tmp_path / name)["optimizer"])
+        for model, optimizer in zip(models, (first, second), strict=True):
+            _steps(model, optimizer, range(3, 8))
+        for one, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
+            assert torch.equal(one, other), name
+        for one, other in zip(first.state.values(), second.state.values(), strict=True):
+            for key, value in one.items():
+                if isinstance(value, torch.Tensor):
+                    assert value.dtype == other[key].dtype, f"{name} {key}"
+                    assert torch.equal(value, other[key]), f"{name} {key}"
+                else:
+                    assert value == other[key], f"{name} {key}"
+        resumed_names.append(name)
+    assert len(resumed_names) >= 80
+    assert len(refused_names) >= 15
+    assert {"sgd", "adamw", "lamb", "adafactorbv", "muon", "laprop"} <= set(resumed_names)
+
+
+class _Plain(torch.optim.Optimizer):
+    """Gradient descent, of which the others below keep something more."""
+
+    def __init__(self, params):
+        super().__init__(params, {"lr": 0.1})
+
+    def rate(self, parameter):
+        return 0.1
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.sub_(self.rate(parameter) * parameter.grad)
+
+
+class _CountsAside(_Plain):
+    """Keeps a counter where no state dict has it."""
+
+    count = 0
+
+    def rate(self, parameter):
+        self.count += 1
+        return 1 / self.count
+
+
+class _Draws(_Plain):
+    """Draws from the generator of everything else."""
+
+    def rate(self, parameter):
+        return torch.rand(())
+
+
+class _KeepsAnObject(_Plain):
+    """Keeps what no file format has."""
+
+    def rate(self, parameter):
+        self.state[parameter]["seen"] = {1.0, 2.0}
+        return 0.1
+
+
+class _NeedsAClosure(_Plain):
+    """Evaluates the loss again."""
+
+    def step(self, closure=None):
+        return closure()
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (_CountsAside, "after a checkpoint it does not continue as it would have"),
+        (_Draws, "after a checkpoint it does not continue as it would have"),
+        (_KeepsAnObject, r"a checkpoint cannot hold it: _KeepsAnObject keeps a set as state\.0\.seen"),
+        (_NeedsAClosure, "it cannot take a step from gradients alone: 'NoneType' object is not callable"),
+        (_Plain, None),
+    ],
+)
+def test_an_optimizer_that_timm_may_have_one_day_is_tried_before_the_first_step(kind, message, monkeypatch):
+    monkeypatch.setattr(timm.optim, "list_optimizers", lambda: ["new"])
+    monkeypatch.setattr(timm.optim, "get_optimizer_class", lambda *_args, **_options: kind)
+    monkeypatch.setattr(timm.optim, "create_optimizer_v2", lambda groups, *_args, **_options: kind(groups))
+    layer, options = torch.nn.Linear(3, 2), OptimConfig(name="new")
+    before, state = layer.weight.clone(), torch.get_rng_state()
+    if message is None:
+        assert type(build_optimizer(layer, options)) is kind
+    else:
+        with pytest.raises(ValueError, match=f"^optim.name 'new' is not for these runs: {message}"):
+            build_optimizer(layer, options)
+    assert torch.equal(layer.weight, before)
+    assert torch.equal(torch.get_rng_state(), state)
