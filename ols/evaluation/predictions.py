@@ -71,7 +71,7 @@ def load_predictions(path: Path) -> Predictions:
         ValueError: The file is of another format.
     """
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; write it with recipes/evaluate.py")
+        raise FileNotFoundError(f"{path} does not exist; evaluating the run writes it")
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         if metadata.get("format") != str(FORMAT):

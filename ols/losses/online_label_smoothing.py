@@ -137,10 +137,8 @@ class OnlineLabelSmoothing(LabelLoss):
         if target.numel() == 0:
             return self.cross_entropy(logits, target)  # an empty batch has torch's loss
         rows = flatten_classes(logits)  # [B, K]
-        if target.is_floating_point():
-            return self._mixed_loss(rows, target)
-        if self._has_zero_rows:
-            return self._zero_row_loss(rows, target)
+        if target.is_floating_point() or self._has_zero_rows:
+            return self._general_loss(rows, target)
         collecting = self._collecting and torch.is_grad_enabled()
         state = self._buffers  # each attribute that is a buffer costs a call of nn.Module.__getattr__
         loss = CollectingCrossEntropy.apply(
@@ -155,29 +153,39 @@ class OnlineLabelSmoothing(LabelLoss):
         )
         return loss.view(target.shape) if self.reduction == "none" else loss
 
-    def _mixed_loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the loss of probability targets: the mixture of soft labels that they are of classes."""
+    def _general_loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the loss where the one fused pass does not serve: probability targets, and rows of zeros.
+
+        Args:
+            logits: `[B, K]`.
+            target: Probabilities, or class indices, as they were given.
+        """
+        soft, labels, eligible = (
+            self._mixed(logits, target) if target.is_floating_point() else self._rows(logits, target)
+        )
+        losses, probs, top = soft_target_cross_entropy(logits, soft)
+        self._collect(logits, probs, top, labels, eligible)
+        return self.loss_scale * self.reduce_samples(losses, target)
+
+    def _mixed(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the mixture of soft labels that probabilities are of classes `[B, K]`, labels, and which are clear."""
         if target.requires_grad:
             raise ValueError("target must not require grad: the loss has a gradient in the logits only")
         target_probs = flatten_classes(target).to(logits.dtype)  # [B, K]
         with torch.autocast(logits.device.type, enabled=False):
             soft = target_probs @ self.soft_labels.to(logits.dtype)
         soft.mul_(1 - self.hard_weight).add_(target_probs, alpha=self.hard_weight)
-        losses, probs, top = soft_target_cross_entropy(logits, soft)
-        self._collect(logits, probs, top, *_one_hot_labels(target_probs))
-        return self.loss_scale * self.reduce_samples(losses, target)
+        return soft, *_one_hot_labels(target_probs)
 
-    def _zero_row_loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the loss of class indices where rows of zeros leave the hard part alone."""
+    def _rows(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the targets of class indices `[B, K]`, where rows of zeros leave the hard part alone, and labels."""
         labels = target.flatten()
         F.nll_loss(logits.detach(), labels, ignore_index=self.ignore_index)  # torch's error for a label out of range
         ignored = labels == self.ignore_index
         labels = labels.masked_fill(ignored, 0)
-        soft = self.soft_labels.index_select(0, labels).to(logits.dtype).mul_(1 - self.hard_weight)  # [B, K]
+        soft = self.soft_labels.index_select(0, labels).to(logits.dtype).mul_(1 - self.hard_weight)
         soft.scatter_add_(1, labels.unsqueeze(1), torch.full_like(soft[:, :1], self.hard_weight))
-        losses, probs, top = soft_target_cross_entropy(logits, soft)
-        self._collect(logits, probs, top, labels, ~ignored)
-        return self.loss_scale * self.reduce_samples(losses, target)
+        return soft, labels, ~ignored
 
     def _collect(self, logits: Tensor, probs: Tensor, top: Tensor, labels: Tensor, eligible: Tensor) -> None:
         """Add the probabilities `[B, K]` of eligible rows, predicted correctly, to the sums of their labels `[B]`."""

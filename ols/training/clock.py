@@ -125,7 +125,7 @@ def forecast(seconds: dict[str, float], *, steps: int, steps_left: int, global_b
     shares = {section: value / total for section, value in seconds.items()}
     model = shares["forward"] + shares["backward"]
     if shares[DATA] >= 0.1:
-        limit = "reading images limits it: a pack (recipes/pack.py) or more data.workers would help"
+        limit = "reading images limits it: a pack of the data set or more data.workers would help"
     elif model >= 0.5:
         limit = "the model limits it"
     else:

@@ -34,7 +34,7 @@ def _seconds(**spent) -> dict[str, float]:
     ("spent", "limit"),
     [
         ({"forward": 3.0, "backward": 6.0, "data": 0.5, "optimizer": 0.5}, "the model limits it"),
-        ({"forward": 2.0, "backward": 3.0, "data": 5.0}, "reading images limits it: a pack (recipes/pack.py)"),
+        ({"forward": 2.0, "backward": 3.0, "data": 5.0}, "reading images limits it: a pack of the data set"),
         ({"forward": 1.0, "backward": 2.0, "optimizer": 7.0}, "optimizer limits it"),
     ],
 )

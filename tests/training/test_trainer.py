@@ -377,3 +377,9 @@ def test_a_run_starts_from_another_run_and_says_so(train, monkeypatch, capsys):
     assert f"tensors of {first / 'export'}" in capsys.readouterr().out
     exported = load_file(first / "export" / "model.safetensors")
     assert all(torch.equal(value, exported[name]) for name, value in weights[0].items())
+
+
+def test_a_teacher_is_refused_with_a_loss_that_learns_from_none(train):
+    teacher = train("teacher", "--train.epochs=1", "--loss.name=hard")
+    with pytest.raises(ValueError, match="HardLabels needs no teacher"):
+        train("student", "--train.epochs=1", "--loss.name=hard", f"--teacher={teacher / 'export'}")
