@@ -195,7 +195,7 @@ from ols.data.sampling import BatchShare
 options = DataOptions(root={str(tree.root)!r}, image_size=32, resize_size=34, workers=2)
 loader = build_loaders(options, BatchShare(8)).train
 batches = iter(loader)
-next(batches)
+next(batches), next(batches)  # one of each worker: both have begun
 workers = [worker.pid for worker in loader._loader._iterator._workers]
 for number in (signal.SIGINT, signal.SIGTERM):
     for worker in workers:

@@ -3,11 +3,14 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ols.data.sources.dicom import read_dicom
 
 EIGHT_BIT_MODES = {"L", "LA", "RGB", "RGBA", "P", "CMYK", "YCbCr"}
+
+
+ORIENTATION = 0x0112  # EXIF's tag
 
 
 def open_image(path: Path) -> Image.Image:
@@ -25,7 +28,7 @@ class ImageFiles:
         in_chans: 1 reads grayscale, 3 reads RGB, whatever the file holds.
 
     Raises:
-        ValueError: `in_chans` is neither 1 nor 3.
+        ValueError: `in_chans` is neither 1 nor 3, or a file has a name that is not UTF-8, which the message shows.
     """
 
     classes: list[str]  # [K]; the subclass fills it
@@ -37,7 +40,7 @@ class ImageFiles:
         self.root, self.targets = Path(root), targets
         self._mode = "L" if in_chans == 1 else "RGB"
         # A byte array: a million Python strings would be copied into every worker as their counters are touched.
-        self._filenames = np.array([filename.encode() for filename in filenames])
+        self._filenames = np.array([_as_utf8(filename, self.root) for filename in filenames])
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -61,10 +64,22 @@ class ImageFiles:
             with open_image(path) as image:
                 if image.mode not in EIGHT_BIT_MODES:
                     raise ValueError(f"mode {image.mode!r} is not 8-bit grayscale or RGB")
-                return image.convert(self._mode)
+                turned = image.getexif().get(ORIENTATION, 1)
+                if image.format == "TIFF" and turned > 4 and image.info.get("compression") == "raw":
+                    raise ValueError(
+                        f"an uncompressed TIFF turned by EXIF orientation {turned}, which Pillow garbles: save it anew"
+                    )
+                return ImageOps.exif_transpose(image).convert(self._mode)  # as every viewer turns it
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"{self._where(index)}: cannot read {path}: {error}") from error
 
     def _where(self, index: int) -> str:
         """Return what asked for a sample."""
         return f"sample {index}"
+
+
+def _as_utf8(filename: str, root: Path) -> bytes:
+    try:
+        return filename.encode()
+    except UnicodeEncodeError:  # the disk's bytes are no UTF-8, and no checksum or table could hold the name
+        raise ValueError(f"the name {filename!a} in {root} is not UTF-8: rename the file") from None

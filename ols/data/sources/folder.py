@@ -40,7 +40,9 @@ class ImageFolder(ImageFiles):
             if name not in self.classes:
                 raise ValueError(f"{folder / name}: class {name!r} does not occur in the training split")
         class_of = {name: index for index, name in enumerate(self.classes)}
-        images = make_dataset(str(folder), class_of, IMG_EXTENSIONS, allow_empty=True) if class_of else []
+        found = make_dataset(str(folder), class_of, IMG_EXTENSIONS, allow_empty=True) if class_of else []
+        # Names that begin with a dot are hidden: what systems and editors leave, such as macOS's `._image.png`.
+        images = [pair for pair in found if not any(part[0] == "." for part in Path(pair[0]).relative_to(folder).parts)]
         if not images:
             raise FileNotFoundError(f"{folder} has no class folders with images")
         filenames = [Path(path).relative_to(root).as_posix() for path, _ in images]
@@ -48,4 +50,4 @@ class ImageFolder(ImageFiles):
 
 
 def _subfolders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
