@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
+from ols.metrics.arguments import real_number
+
 Z = 1.959963984540054  # the normal distribution's 97.5 % quantile
 
 
@@ -92,6 +94,7 @@ def sensitivity_at_specificity(score: ArrayLike, positive: ArrayLike, specificit
     Raises:
         ValueError: Shapes differ, a score is NaN, or the specificity does not lie in [0, 1].
     """
+    specificity = real_number("specificity", specificity)
     if not 0 <= specificity <= 1:
         raise ValueError(f"specificity must lie in [0, 1], got {specificity}")
     score, positive = _checked(score, positive)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ols.metrics.arguments import class_indices
 from ols.metrics.auc import auc, average_precision, roc_points, sensitivity_at_specificity
 from ols.metrics.classification import ClassificationMetrics
 from ols.metrics.composed import ComposedMetric
@@ -37,7 +38,6 @@ class BinaryMetrics(ComposedMetric):
 
     def __init__(self, *, classwise: bool = False, **kwargs):
         super().__init__(**kwargs)
-        self.set_dtype(torch.float64)  # that of the states of a process without a sample
         self.classification = ClassificationMetrics(2, classwise=classwise, **kwargs)
         self.add_state("scores", [], dist_reduce_fx="cat")
         self.add_state("labels", [], dist_reduce_fx="cat")
@@ -47,11 +47,12 @@ class BinaryMetrics(ComposedMetric):
 
         Args:
             logits: Logits `[B, 2]`, never probabilities.
-            target: Class indices `[B]`.
+            target: Class indices `[B]`, of any integer type.
 
         Raises:
-            ValueError: The shapes are not `[B, 2]` and `[B]`.
+            ValueError: The shapes are not `[B, 2]` and `[B]`, or the targets no integers.
         """
+        target = class_indices(target)
         self.classification.update(logits, target)
         negative, positive = logits.detach().double().unbind(dim=1)
         wrong = torch.where(target == 1, -torch.inf, torch.inf).double()

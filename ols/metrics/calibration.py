@@ -4,14 +4,15 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
+from ols.metrics.arguments import class_indices, whole_number, yes_or_no
 from ols.metrics.calibration_error import ECE_BINS, FINE_BINS, brier_decomposition, calibration_errors, reliability
 from ols.metrics.calibration_noise import ece_noise
 from ols.metrics.smooth_ece import smooth_ece
+from ols.metrics.wide_state import WideStateMetric
 
 
-class CalibrationHistogram(Metric):
+class CalibrationHistogram(WideStateMetric):
     """Streaming calibration: per fine bin of the top-label confidence, the sums of count, confidence and correct.
 
     3,840 right-closed bins of equal width over (0, 1], float64: 90 KiB however many samples; states add, so one
@@ -33,7 +34,7 @@ class CalibrationHistogram(Metric):
         kwargs: Arguments of `torchmetrics.Metric`.
 
     Raises:
-        ValueError: `num_classes` is not positive, or missing for `classwise`.
+        ValueError: `num_classes` is no positive whole number, or missing for `classwise`.
     """
 
     higher_is_better = None
@@ -46,10 +47,12 @@ class CalibrationHistogram(Metric):
     classwise_excess: Tensor  # [K, 15] float64, if switched on: sum of probabilities less number of labels
 
     def __init__(self, num_classes: int | None = None, *, classwise: bool = False, **kwargs):
-        if num_classes is not None and num_classes < 1:
-            raise ValueError(f"num_classes must be positive, got {num_classes}")
+        if num_classes is not None:
+            num_classes = whole_number("num_classes", num_classes)
+            if num_classes < 1:
+                raise ValueError(f"num_classes must be positive, got {num_classes}")
+        classwise = yes_or_no("classwise", classwise)
         super().__init__(**kwargs)
-        self.set_dtype(torch.float64)
         self.add_state("bins", torch.zeros(FINE_BINS, 3, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("moments", torch.zeros(2, 5, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("seen", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
@@ -65,13 +68,13 @@ class CalibrationHistogram(Metric):
 
         Args:
             logits: Logits `[B, K]`, never probabilities.
-            target: Class indices `[B]`.
+            target: Class indices `[B]`, of any integer type.
             prediction: What `predict` returns of them, where that is known already.
 
         Raises:
-            ValueError: The shapes are not `[B, K]` and `[B]`.
+            ValueError: The shapes are not `[B, K]` and `[B]`, or the targets no integers.
         """
-        logits = logits.detach()
+        logits, target = logits.detach(), class_indices(target)
         top, predicted = self.predict(logits, target) if prediction is None else prediction
         target_shifted = (logits.gather(1, target[:, None]).double() - top.double()).squeeze(1)
         # Half precision in float32

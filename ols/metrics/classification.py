@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from ols.metrics.accuracy import accuracies
+from ols.metrics.arguments import class_indices, whole_number
 from ols.metrics.calibration import CalibrationHistogram
 from ols.metrics.composed import ComposedMetric
 
@@ -24,7 +25,7 @@ class ClassificationMetrics(ComposedMetric):
         kwargs: Arguments of `torchmetrics.Metric`.
 
     Raises:
-        ValueError: `num_classes` is not positive.
+        ValueError: `num_classes` is no positive whole number.
     """
 
     higher_is_better = None
@@ -36,7 +37,7 @@ class ClassificationMetrics(ComposedMetric):
 
     def __init__(self, num_classes: int, *, classwise: bool = False, **kwargs):
         super().__init__(**kwargs)
-        self.num_classes = num_classes
+        self.num_classes = num_classes = whole_number("num_classes", num_classes)
         self.histogram = CalibrationHistogram(num_classes, classwise=classwise, **kwargs)
         confusion = torch.zeros(num_classes, num_classes + 1, dtype=torch.int64)
         self.add_state("confusion", confusion, dist_reduce_fx="sum")
@@ -47,12 +48,12 @@ class ClassificationMetrics(ComposedMetric):
 
         Args:
             logits: Logits `[B, K]`, never probabilities.
-            target: Class indices `[B]`.
+            target: Class indices `[B]`, of any integer type.
 
         Raises:
-            ValueError: The shapes are not `[B, K]` and `[B]`.
+            ValueError: The shapes are not `[B, K]` and `[B]`, or the targets no integers.
         """
-        logits = logits.detach()
+        logits, target = logits.detach(), class_indices(target)
         top, predicted = prediction = self.histogram.predict(logits, target)
         self.histogram.update(logits, target, prediction)
         target_logit = torch.add(logits.gather(1, target[:, None]), top, alpha=0)  # NaN where a row is not finite

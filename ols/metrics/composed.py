@@ -5,8 +5,10 @@ from typing import Any
 
 from torchmetrics import Metric
 
+from ols.metrics.wide_state import WideStateMetric
 
-class ComposedMetric(Metric):
+
+class ComposedMetric(WideStateMetric):
     """A metric with states of its own, and with metrics as attributes that it updates and computes itself.
 
     torchmetrics resets, caches and merges the states of the metric alone; its parts would keep what they have. Here

@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ols.metrics.arguments import class_indices, real_number, whole_number
+
 MAX_SAMPLES = 5000
 
 
@@ -19,7 +21,7 @@ def embedding_metrics(features: Tensor, targets: Tensor, *, neighbours: int = 10
 
     Args:
         features: Penultimate features `[N, D]`.
-        targets: Class indices `[N]`.
+        targets: Class indices `[N]`, of any integer type.
         neighbours: Number of neighbours that vote; all others where there are fewer.
         seed: Of the draw.
 
@@ -28,6 +30,7 @@ def embedding_metrics(features: Tensor, targets: Tensor, *, neighbours: int = 10
     """
     from sklearn.metrics import silhouette_score
 
+    neighbours, seed = whole_number("neighbours", neighbours), whole_number("seed", seed)
     if neighbours < 1:
         raise ValueError(f"neighbours must be positive, got {neighbours}")
     x, y = _checked(features, targets)
@@ -63,11 +66,12 @@ def tsne_coordinates(
     """
     from sklearn.manifold import TSNE
 
-    x, _ = _checked(features, torch.zeros(len(features)))
+    x, _ = _checked(features, torch.zeros(len(features), dtype=torch.int64))
+    max_samples, seed = whole_number("max_samples", max_samples), whole_number("seed", seed)
     drawn = _drawn(len(x), max_samples, seed)
     if len(drawn) < 4:
         raise ValueError(f"t-SNE needs four samples or more, got {len(drawn)}")
-    perplexity = min(perplexity, (len(drawn) - 1) / 3)
+    perplexity = min(real_number("perplexity", perplexity), (len(drawn) - 1) / 3)
     start = "pca" if x.shape[1] > 1 else "random"
     tsne = TSNE(perplexity=perplexity, init=start, random_state=seed)
     return drawn, tsne.fit_transform(x[drawn].astype(np.float32))
@@ -80,7 +84,7 @@ def _checked(features: Tensor, targets: Tensor) -> tuple[np.ndarray, np.ndarray]
         )
     if not features.isfinite().all():
         raise ValueError(f"{int((~features.isfinite().all(dim=1)).sum())} of {len(features)} rows are not finite")
-    return features.detach().cpu().double().numpy(), targets.cpu().numpy()
+    return features.detach().cpu().double().numpy(), class_indices(targets, "targets").cpu().numpy()
 
 
 def _drawn(count: int, at_most: int, seed: int) -> np.ndarray:

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ols.metrics.arguments import class_indices
+
 
 def posterior_calibration(logits: Tensor, posterior: Tensor, *, latent: Tensor | None = None) -> dict[str, float]:
     """Compare predictions with the true P(label | image), which no binning then has to estimate.
@@ -16,7 +18,7 @@ def posterior_calibration(logits: Tensor, posterior: Tensor, *, latent: Tensor |
     Args:
         logits: Logits `[N, K]`, never probabilities.
         posterior: P(label | image) `[N, K]`; with `latent` it is P(label | latent class) `[K, K]`, row = latent class.
-        latent: Latent class of each image, int64 `[N]`.
+        latent: Latent class of each image `[N]`, of any integer type.
 
     Returns:
         `posterior_kl`, the mean KL(posterior || prediction) in nats; `confidence_error`, the mean absolute difference
@@ -34,6 +36,7 @@ def posterior_calibration(logits: Tensor, posterior: Tensor, *, latent: Tensor |
     posterior = posterior.double()
     _check_distributions("posterior", posterior)
     if latent is not None:
+        latent = class_indices(latent, "latent")
         if latent.shape != logits.shape[:1] or ((latent < 0) | (latent >= num_classes)).any():
             raise ValueError(f"latent must hold {len(logits)} rows of posterior, below {num_classes}")
         posterior = posterior[latent]  # [N, K]

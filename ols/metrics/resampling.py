@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ols.metrics.arguments import real_number, whole_number
+
 EXACT_UP_TO = 12  # pairs: 4,096 sign patterns
 CELLS = 2**22  # of a block of resamples: 32 MB
 
@@ -42,6 +44,8 @@ def resample(statistic: Callable[[NDArray], ArrayLike], num_samples: int, *, res
     Raises:
         ValueError: There are no samples, or no resamples.
     """
+    num_samples, seed = whole_number("num_samples", num_samples), whole_number("seed", seed)
+    resamples = whole_number("resamples", resamples)
     if num_samples < 1 or resamples < 1:
         raise ValueError(f"expected samples and resamples, got {num_samples} and {resamples}")
     rng = np.random.default_rng(seed)
@@ -73,6 +77,7 @@ def bootstrap_interval(estimate: ArrayLike, resampled: ArrayLike, *, level: floa
     Raises:
         ValueError: `level` does not lie in (0, 1).
     """
+    level = real_number("level", level)
     if not 0 < level < 1:
         raise ValueError(f"level must lie in (0, 1), got {level}")
     tail = (1 - level) / 2
@@ -140,6 +145,7 @@ def sign_flip_test(differences: Sequence[float], *, draws: int = 100_000, seed: 
     Raises:
         ValueError: There is no pair, or a difference is not finite.
     """
+    draws, seed = whole_number("draws", draws), whole_number("seed", seed)
     values = np.asarray(differences, np.float64)
     if values.ndim != 1 or len(values) == 0 or not np.isfinite(values).all():
         raise ValueError(f"expected finite differences [n] of at least one pair, got {differences}")
@@ -155,7 +161,7 @@ def sign_flip_test(differences: Sequence[float], *, draws: int = 100_000, seed: 
 
 def sign_flip_floor(pairs: int) -> float:
     """Return the smallest p that so many pairs can give: 2 / 2^n."""
-    return 2.0 / 2**pairs
+    return 2.0 / 2 ** whole_number("pairs", pairs)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ols.metrics.arguments import class_indices, real_number
+
 RISKS = (0.01, 0.05)
 
 
@@ -42,6 +44,7 @@ def normalized_maximum_logit(logits: Tensor, *, p: float = 2.0) -> Tensor:
     Raises:
         ValueError: `p` is not positive.
     """
+    p = real_number("p", p)
     if not p > 0:
         raise ValueError(f"p must be positive, got {p}")
     centred = logits.double() - logits.double().mean(dim=1, keepdim=True)
@@ -53,7 +56,7 @@ def normalized_maximum_logit(logits: Tensor, *, p: float = 2.0) -> Tensor:
 
 def is_correct(logits: Tensor, targets: Tensor) -> Tensor:
     """Return which predictions are right, bool `[N]`; a row with a non-finite logit is an error."""
-    return (logits.argmax(dim=1) == targets) & logits.isfinite().all(dim=1)
+    return (logits.argmax(dim=1) == class_indices(targets, "targets")) & logits.isfinite().all(dim=1)
 
 
 def risk_coverage(score: Tensor, correct: Tensor) -> RiskCoverage:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ols.metrics.arguments import class_indices
 from ols.metrics.calibration_error import ECE_BINS
 
 Counted = Callable[[NDArray], NDArray]
@@ -33,7 +34,7 @@ def weighted_measures(logits: Tensor, targets: Tensor, names: Sequence[str]) -> 
 
     Args:
         logits: Logits `[N, K]`.
-        targets: Class indices `[N]`.
+        targets: Class indices `[N]`, of any integer type.
         names: Measures, which are named in this order in what is returned.
 
     Raises:
@@ -42,7 +43,7 @@ def weighted_measures(logits: Tensor, targets: Tensor, names: Sequence[str]) -> 
     unknown = [name for name in names if name not in WEIGHTED]
     if unknown:
         raise ValueError(f"no measure of weighted images {unknown[0]!r}; known: {', '.join(WEIGHTED)}")
-    logits, targets = logits.double().cpu(), targets.cpu()
+    logits, targets = logits.double().cpu(), class_indices(targets, "targets").cpu()
     return {name: WEIGHTED[name](logits, targets) for name in names}
 
 

@@ -65,7 +65,9 @@ def test_copies_of_a_sample_do_not_vote_for_themselves():
 
 
 def test_one_class_has_no_figures_and_bad_input_is_named():
-    assert all(np.isnan(value) for value in embedding_metrics(torch.rand(5, 2), torch.zeros(5)).values())
+    assert all(
+        np.isnan(value) for value in embedding_metrics(torch.rand(5, 2), torch.zeros(5, dtype=torch.int64)).values()
+    )
     with pytest.raises(ValueError, match="1 of 5 rows are not finite"):
         embedding_metrics(torch.rand(5, 2).index_fill(0, torch.tensor([2]), torch.nan), torch.arange(5))
     with pytest.raises(ValueError, match=r"expected features \[N, D\] and targets \[N\], got \[5\] and \[5\]"):
