@@ -46,6 +46,7 @@ def test_accelerate_launches_the_recipe_on_phantoms_that_it_renders_first(tmp_pa
     assert "--dry_run" in (run_dir / "command.txt").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not RADIOLOGY13.is_dir(), reason=f"no {RADIOLOGY13}: the phantoms above take the same path")
 def test_the_recipe_takes_real_images(tmp_path):
     config = ROOT / "recipes" / "configs" / "radiology13.yaml"

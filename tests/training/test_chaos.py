@@ -26,6 +26,7 @@ def _chaos(folder: Path, *arguments: str) -> dict:
     return json.loads(output.read_text())
 
 
+@pytest.mark.slow
 def test_a_run_killed_three_times_ends_with_the_bits_of_one_left_alone(tmp_path):
     results = _chaos(tmp_path, "--kills=3", "--seed=1")
     assert sum(results["moments"].values()) == sum(run["kills"] for run in results["runs"]) == 3

@@ -128,6 +128,7 @@ def test_two_ranks_report_the_metrics_of_one_over_every_sample_once(runs):
     assert records[1][-1]["test/count"] == records[1][-1]["test_ema/count"] == 13
 
 
+@pytest.mark.slow
 def test_one_process_then_two_then_one_continue_the_run_of_one(runs, monkeypatch):
     """Stopped inside both epochs; of the two processes, the signal reaches only the second."""
     folder, (whole, _) = runs
