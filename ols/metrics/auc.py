@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
+from scipy.stats import norm, rankdata
 
 from ols.metrics.arguments import real_number
+from ols.metrics.resampling import PairedDifference
 
 Z = 1.959963984540054  # the normal distribution's 97.5 % quantile
 
@@ -44,14 +45,73 @@ def auc(score: ArrayLike, positive: ArrayLike) -> Auc:
     m, n = len(positives), len(negatives)
     if not (m and n):
         return Auc(math.nan, math.nan, math.nan)
-    together = rankdata(np.concatenate([positives, negatives]))
-    above = (together[:m] - rankdata(positives)) / n  # of each positive: the share of negatives below it
-    below = 1 - (together[m:] - rankdata(negatives)) / m  # of each negative: the share of positives above it
+    above, below = _placements(positives, negatives)
     value = float(above.mean())
     if m == 1 or n == 1:
         return Auc(value, math.nan, math.nan)
     half = Z * math.sqrt(above.var(ddof=1) / m + below.var(ddof=1) / n)
     return Auc(value, max(value - half, 0.0), min(value + half, 1.0))
+
+
+def auc_difference(first: ArrayLike, second: ArrayLike, positive: ArrayLike) -> PairedDifference:
+    """Compare the AUCs of two scores of the same samples (DeLong, DeLong and Clarke-Pearson 1988, equation 2).
+
+    For independent samples; where a patient has several, draw patients anew instead (`auc_of_counts`).
+
+    Args:
+        first: A score of each sample `[N]`.
+        second: Another `[N]`, in the same order.
+        positive: Which samples are positive `[N]`.
+
+    Returns:
+        First less second, its 95 % interval, and the two-sided p; all NaN with fewer than two of either class.
+
+    Raises:
+        ValueError: Shapes differ, or a score is NaN.
+    """
+    (first, positive), (second, _) = _checked(first, positive), _checked(second, positive)
+    if min(positive.sum(), (~positive).sum()) < 2:
+        return PairedDifference(math.nan, math.nan, math.nan, math.nan)
+    above_1, below_1 = _placements(first[positive], first[~positive])
+    above_2, below_2 = _placements(second[positive], second[~positive])
+    difference = float((above_1 - above_2).mean())
+    variance = (above_1 - above_2).var(ddof=1) / len(above_1) + (below_1 - below_2).var(ddof=1) / len(below_1)
+    half = Z * math.sqrt(variance)
+    p_value = 1.0 if difference == 0 else 0.0 if variance == 0 else 2 * norm.sf(abs(difference) / math.sqrt(variance))
+    return PairedDifference(difference, difference - half, difference + half, float(p_value))
+
+
+def auc_of_counts(score: ArrayLike, positive: ArrayLike, counts: ArrayLike) -> NDArray:
+    """Return the AUC of samples that count several times or not at all, for `resample`.
+
+    Args:
+        score: Higher for what is taken for positive `[N]`.
+        positive: Which samples are positive `[N]`.
+        counts: How often each sample counts `[R, N]`.
+
+    Returns:
+        float64 `[R]`; NaN where no positive or no negative counts.
+
+    Raises:
+        ValueError: Shapes differ, or a score is NaN.
+    """
+    score, positive = _checked(score, positive)
+    counts = np.asarray(counts, np.float64)
+    order = np.argsort(score, kind="stable")
+    ascending = score[order]
+    starts = np.flatnonzero(np.append(True, ascending[1:] != ascending[:-1]))  # of samples with the same score
+    hits = np.add.reduceat(np.where(positive, counts, 0)[:, order], starts, axis=1)
+    alarms = np.add.reduceat(np.where(positive, 0, counts)[:, order], starts, axis=1)
+    below = alarms.cumsum(axis=1) - alarms / 2
+    with np.errstate(invalid="ignore"):
+        return (hits * below).sum(axis=1) / (hits.sum(axis=1) * alarms.sum(axis=1))
+
+
+def _placements(positives: NDArray, negatives: NDArray) -> tuple[NDArray, NDArray]:
+    """Return the share of negatives below each positive, and of positives above each negative; ties count half."""
+    m, n = len(positives), len(negatives)
+    together = rankdata(np.concatenate([positives, negatives]))
+    return (together[:m] - rankdata(positives)) / n, 1 - (together[m:] - rankdata(negatives)) / m
 
 
 def undefined_because(positive: ArrayLike) -> str | None:

@@ -1,11 +1,13 @@
-"""How far a difference is chance: bootstrap over images, sign flips over seeds, and many comparisons at once."""
+"""How far a difference is chance: bootstrap over images or patients, tests over folds and seeds, many comparisons."""
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 
 from ols.metrics.arguments import real_number, whole_number
 
@@ -29,32 +31,51 @@ class PairedDifference(NamedTuple):
     p_value: float
 
 
-def resample(statistic: Callable[[NDArray], ArrayLike], num_samples: int, *, resamples: int, seed: int) -> NDArray:
+def resample(
+    statistic: Callable[[NDArray], ArrayLike],
+    num_samples: int,
+    *,
+    resamples: int,
+    seed: int,
+    clusters: ArrayLike | None = None,
+) -> NDArray:
     """Return a statistic of samples drawn anew with replacement (Efron 1979).
+
+    Samples of one cluster, such as images of one patient, are drawn together: they say less than as many independent
+    ones, and an interval that takes them for independent is too narrow (Davison and Hinkley 1997, section 3.8).
 
     Args:
         statistic: From how often each sample was drawn, float64 `[R, N]`, to results `[R, ...]`.
         num_samples: N, at least 1.
         resamples: Number of resamples, at least 1.
         seed: Of the draws.
+        clusters: Name or number of the cluster of each sample `[N]`; by default each sample is one of its own.
 
     Returns:
         float64 `[resamples, ...]`.
 
     Raises:
-        ValueError: There are no samples, or no resamples.
+        ValueError: There are no samples, or no resamples; or there is not one cluster a sample.
     """
     num_samples, seed = whole_number("num_samples", num_samples), whole_number("seed", seed)
     resamples = whole_number("resamples", resamples)
     if num_samples < 1 or resamples < 1:
         raise ValueError(f"expected samples and resamples, got {num_samples} and {resamples}")
+    num_clusters, member_of = num_samples, None
+    if clusters is not None:
+        names = np.asarray(clusters)
+        if names.shape != (num_samples,):
+            raise ValueError(f"expected a cluster of each of {num_samples} samples, got {list(names.shape)}")
+        distinct, member_of = np.unique(names, return_inverse=True)
+        num_clusters = len(distinct)
     rng = np.random.default_rng(seed)
     block = max(1, CELLS // num_samples)
     results = []
     for start in range(0, resamples, block):
         rows = min(block, resamples - start)
-        drawn = rng.integers(num_samples, size=(rows, num_samples)) + num_samples * np.arange(rows)[:, None]
-        counts = np.bincount(drawn.ravel(), minlength=rows * num_samples).reshape(rows, num_samples)
+        drawn = rng.integers(num_clusters, size=(rows, num_clusters)) + num_clusters * np.arange(rows)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=rows * num_clusters).reshape(rows, num_clusters)
+        counts = counts if member_of is None else counts[:, member_of]
         results.append(np.asarray(statistic(counts.astype(np.float64)), np.float64))
     return np.concatenate(results)
 
@@ -162,6 +183,39 @@ def sign_flip_test(differences: Sequence[float], *, draws: int = 100_000, seed: 
 def sign_flip_floor(pairs: int) -> float:
     """Return the smallest p that so many pairs can give: 2 / 2^n."""
     return 2.0 / 2 ** whole_number("pairs", pairs)
+
+
+def corrected_t_test(differences: Sequence[float], *, test_share: float) -> float:
+    """Return the two-sided p of differences over folds or repeated splits (Nadeau and Bengio 2003, section 3.4).
+
+    The training sets of two folds overlap, so their differences are not independent, and the usual t-test rejects too
+    often. The variance of the mean is taken as (1 / n + test / train) times that of a difference.
+
+    Args:
+        differences: Of pairs `[n]`: folds times seeds.
+        test_share: Part of all samples that one test fold holds, in (0, 1): 0.2 for five folds.
+
+    Returns:
+        p in [0, 1]; 1 where all differences are 0, and NaN for a single one.
+
+    Raises:
+        ValueError: A difference is not finite, or the share does not lie in (0, 1).
+    """
+    test_share = real_number("test_share", test_share)
+    if not 0 < test_share < 1:
+        raise ValueError(f"test_share must lie in (0, 1), got {test_share}")
+    values = np.asarray(differences, np.float64)
+    if values.ndim != 1 or not np.isfinite(values).all():
+        raise ValueError(f"expected finite differences [n], got {differences}")
+    n = len(values)
+    if n < 2:
+        return math.nan
+    if not values.any():
+        return 1.0
+    variance = (1 / n + test_share / (1 - test_share)) * values.var(ddof=1)
+    if variance == 0:
+        return 0.0
+    return float(2 * stats.t.sf(abs(values.mean()) / math.sqrt(variance), n - 1))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from ols.metrics.auc import auc, average_precision, roc_points, sensitivity_at_specificity, undefined_because
+from ols.metrics.auc import (
+    auc,
+    auc_difference,
+    auc_of_counts,
+    average_precision,
+    roc_points,
+    sensitivity_at_specificity,
+    undefined_because,
+)
 
 
 def _case(seed: int, positives: int, negatives: int, *, digits: int = 6) -> tuple[np.ndarray, np.ndarray]:
@@ -104,3 +112,38 @@ def test_sensitivity_at_a_specificity_by_pencil():
     positive = [True] * 4 + [False] * 10
     assert sensitivity_at_specificity(score, positive, 0.9) == pytest.approx(0.75)
     assert sensitivity_at_specificity(score, positive, 1.0) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("score", "positive"), CASES[:3])
+def test_the_auc_of_counts_is_that_of_samples_written_down_as_often(score, positive):
+    counts = np.random.default_rng(0).integers(0, 4, (6, len(score)))
+    for row, area in zip(counts, auc_of_counts(score, positive, counts), strict=True):
+        assert area == pytest.approx(roc_auc_score(positive.repeat(row), score.repeat(row)), abs=1e-12)
+
+
+def test_the_auc_of_counts_ties_infinite_scores_and_knows_where_it_is_undefined():
+    score, positive = np.array([np.inf, np.inf, 0.0]), np.array([True, False, True])
+    one_each, no_negative = auc_of_counts(score, positive, [[1, 1, 0], [1, 0, 1]])
+    assert one_each == 0.5
+    assert math.isnan(no_negative)
+
+
+def test_the_difference_of_two_aucs_is_that_of_delong_by_counting_every_pair():
+    score, positive = CASES[0]
+    other = score + np.random.default_rng(1).normal(0, 1.0, len(score))
+    kernels = [
+        (s[positive][:, None] > s[~positive]) + 0.5 * (s[positive][:, None] == s[~positive]) for s in (score, other)
+    ]
+    s10, s01 = np.cov([k.mean(1) for k in kernels]), np.cov([k.mean(0) for k in kernels])
+    contrast = np.array([1, -1])
+    variance = contrast @ (s10 / positive.sum() + s01 / (~positive).sum()) @ contrast
+    found = auc_difference(score, other, positive)
+    assert found.difference == pytest.approx(roc_auc_score(positive, score) - roc_auc_score(positive, other), abs=1e-12)
+    assert (found.high - found.low) / 2 == pytest.approx(1.959963984540054 * variance**0.5, abs=1e-12)
+    z = found.difference / variance**0.5
+    assert found.p_value == pytest.approx(math.erfc(abs(z) / 2**0.5), abs=1e-12)
+    assert auc_difference(score, score, positive) == (0, 0, 0, 1)
+
+
+def test_a_single_positive_gives_no_difference_of_aucs():
+    assert all(math.isnan(value) for value in auc_difference([1, 2, 3], [3, 1, 2], [True, False, False]))

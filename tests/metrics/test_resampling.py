@@ -5,6 +5,7 @@ from scipy import stats
 from ols.metrics.resampling import (
     bootstrap_interval,
     bootstrap_p,
+    corrected_t_test,
     holm,
     paired_bootstrap,
     resample,
@@ -154,3 +155,47 @@ def test_holm_does_not_count_what_was_not_tested():
 def test_what_cannot_be_tested_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_images_of_a_patient_are_drawn_together():
+    patients = np.array(["b", "a", "b", "c", "a", "b"])
+    counts = resample(lambda counts: counts, 6, resamples=500, seed=0, clusters=patients)
+    for patient in "abc":
+        of_patient = counts[:, patients == patient]
+        assert (of_patient == of_patient[:, :1]).all()
+    assert (counts[:, [1, 0, 3]].sum(axis=1) == 3).all()  # one image of each: as many patients as there are
+
+
+def test_clusters_of_one_sample_each_are_the_plain_bootstrap():
+    def draw(clusters):
+        return resample(lambda counts: counts, 9, resamples=40, seed=3, clusters=clusters)
+
+    np.testing.assert_array_equal(draw(np.arange(9)), draw(None))
+
+
+def test_the_error_of_a_mean_over_patients_with_many_images_is_that_between_patients():
+    rng = np.random.default_rng(0)
+    patients = np.repeat(np.arange(60), 10)
+    values = rng.normal(size=60)[patients]
+    means = resample(lambda counts: counts @ values / counts.sum(1), 600, resamples=4000, seed=0, clusters=patients)
+    assert means.std() == pytest.approx(values[::10].std() / 60**0.5, rel=0.05)
+
+
+def test_a_cluster_for_each_sample_is_asked_for():
+    with pytest.raises(ValueError, match="a cluster of each of 6 samples"):
+        resample(lambda counts: counts, 6, resamples=2, seed=0, clusters=[1, 2])
+
+
+def test_the_corrected_t_test_by_hand():
+    # mean 2, variance 1, n 3, test/train 1/4: t = 2 / sqrt(1/3 + 1/4), 2 degrees of freedom
+    t = 2 / (7 / 12) ** 0.5
+    assert corrected_t_test([1, 2, 3], test_share=0.2) == pytest.approx(1 - t / (2 + t * t) ** 0.5, abs=1e-12)
+    assert corrected_t_test([1, 2, 3], test_share=0.2) > stats.ttest_1samp([1, 2, 3], 0).pvalue
+
+
+def test_the_corrected_t_test_at_its_ends():
+    assert corrected_t_test([0, 0], test_share=0.2) == 1
+    assert corrected_t_test([1, 1], test_share=0.2) == 0
+    assert np.isnan(corrected_t_test([1], test_share=0.2))
+    with pytest.raises(ValueError, match=r"test_share must lie in \(0, 1\)"):
+        corrected_t_test([1, 2], test_share=1)
