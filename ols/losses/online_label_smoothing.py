@@ -45,9 +45,11 @@ class OnlineLabelSmoothing(LabelLoss):
         hard_weight: Share of the hard label, in [0, 1].
         initial: Soft labels of the first epoch: "uniform" (1 / K, the paper), "smoothed" (uniform smoothing by
             `smoothing`), "hard", "zeros" (the authors' CIFAR script), or distributions `[K, K]`, a row per class.
-        smoothing: Smoothing of `initial="smoothed"`, in [0, 1), over all K classes.
+        smoothing: Smoothing of `initial="smoothed"` and of `prior_count`, in [0, 1), over all K classes.
         unseen: Next row of a class without a correct prediction: "keep" its row or "uniform" (the authors' code).
         momentum: Share of the old soft labels in the next ones, in [0, 1); 0 is the paper.
+        prior_count: Correct predictions that the evenly smoothed label (by `smoothing`) counts as in each new row, not
+            negative: `(sum of n predictions + prior_count * smoothed label) / (n + prior_count)`; 0 is the paper.
         loss_scale: Factor of the training loss, positive.
         freeze_above: Keep the row of a seen class once its maximum has reached this, in (0, 1]; None for never.
         weight: Weight of each class `[K]`; the label's weight multiplies the whole sample.
@@ -70,6 +72,7 @@ class OnlineLabelSmoothing(LabelLoss):
         smoothing: float = 0.1,
         unseen: Literal["keep", "uniform"] = "keep",
         momentum: float = 0.0,
+        prior_count: float = 0.0,
         loss_scale: float = 1.0,
         freeze_above: float | None = None,
         weight: Tensor | None = None,
@@ -83,12 +86,13 @@ class OnlineLabelSmoothing(LabelLoss):
         self.hard_weight = check_interval("hard_weight", hard_weight, "[0, 1]")
         self.unseen = unseen
         self.momentum = check_interval("momentum", momentum, "[0, 1)")
+        self.prior_count = check_interval("prior_count", prior_count, "[0, inf)")
         self.loss_scale = check_interval("loss_scale", loss_scale, "(0, inf)")
         self.freeze_above = None if freeze_above is None else check_interval("freeze_above", freeze_above, "(0, 1]")
         self.epochs_ended = 0
         self._collecting = True
-        smoothing = check_interval("smoothing", smoothing, "[0, 1)")
-        self.register_buffer("soft_labels", _initial_soft_labels(num_classes, initial, smoothing))
+        self.smoothing = check_interval("smoothing", smoothing, "[0, 1)")
+        self.register_buffer("soft_labels", _initial_soft_labels(num_classes, initial, self.smoothing))
         # One row more than classes: it takes the samples that do not count, which no operation then has to select.
         self.register_buffer("_prob_sums", self.soft_labels.new_zeros(num_classes + 1, num_classes), persistent=False)
         self.register_buffer("_correct_counts", torch.zeros(num_classes + 1, dtype=torch.int64), persistent=False)
@@ -237,6 +241,9 @@ class OnlineLabelSmoothing(LabelLoss):
     def _replace_soft_labels(self, seen: Tensor) -> None:
         """Move the rows of the classes seen, `[K]`, towards this epoch's mean predictions; overwrites the sums."""
         sums = self.prob_sums
+        if self.prior_count:
+            sums += self.prior_count * self.smoothing / self.num_classes
+            sums.diagonal().add_(self.prior_count * (1 - self.smoothing))
         sums.div_(sums.sum(1, keepdim=True).masked_fill_(~seen.unsqueeze(1), 1))
         empty = self.soft_labels.sum(1) == 0
         share = torch.full_like(sums[:, 0], 1 - self.momentum).masked_fill_(empty, 1)

@@ -471,6 +471,24 @@ def test_momentum_in_float64_is_not_rounded_to_float32():
     torch.testing.assert_close(learnt(loss, second), 0.3 * old + 0.7 * new, rtol=1e-13, atol=1e-15)
 
 
+def test_the_prior_counts_as_so_many_correct_predictions_of_the_smoothed_label():
+    logits, labels = predictions(20, 4, torch.float64)
+    loss = OnlineLabelSmoothing(4, prior_count=6, smoothing=0.2, unseen="uniform").double()
+    loss(logits, labels)
+    loss.end_epoch()
+    for label in range(4):
+        right = [row for row, of in zip(logits, labels, strict=True) if of == label == row.argmax()]
+        smoothed = torch.full((4,), 0.05, dtype=torch.float64)
+        smoothed[label] += 0.8
+        by_hand = sum((row.softmax(0) for row in right), 6 * smoothed) / (len(right) + 6)
+        torch.testing.assert_close(loss.soft_labels[label], by_hand if right else torch.full_like(by_hand, 0.25))
+
+
+def test_a_negative_prior_is_refused():
+    with pytest.raises(ValueError, match="prior_count must lie in"):
+        OnlineLabelSmoothing(4, prior_count=-1)
+
+
 def test_momentum_does_not_mix_rows_of_zeros_in():
     batch = predictions()
     fresh = learnt(OnlineLabelSmoothing(5), batch)
