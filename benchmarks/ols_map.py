@@ -1,4 +1,4 @@
-"""Where online label smoothing helps: by length of training, images a class and label noise, on phantoms of known truth.
+"""Where online label smoothing helps: by steps, images a class and label noise, on phantoms whose truth is known.
 
     OMP_NUM_THREADS=1 python benchmarks/ols_map.py                # continues where it was stopped
 

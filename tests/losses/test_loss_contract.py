@@ -441,7 +441,14 @@ NUMBERS = {
     "label_smoothing": {"smoothing": 0.25},
     "virtual_teacher_kd": {"distill_weight": 0.25, "temperature": 4, "correct_prob": 0.75, "multiplier": 2},
     "self_teacher_kd": {"distill_weight": 0.25, "temperature": 4},
-    "ols": {"hard_weight": 0.25, "smoothing": 0.25, "momentum": 0.5, "loss_scale": 2, "freeze_above": 0.75},
+    "ols": {
+        "hard_weight": 0.25,
+        "smoothing": 0.25,
+        "momentum": 0.5,
+        "prior_count": 8,
+        "loss_scale": 2,
+        "freeze_above": 0.75,
+    },
     "max_sup": {"penalty_weight": 0.25},
     "margin_label_smoothing": {"margin": 8, "penalty_weight": 0.25},
     "focal": {"gamma": 2},
@@ -464,7 +471,7 @@ def test_the_numbers_of_every_loss_are_tried():
     shared = {"num_classes", "ignore_index", "weight"}
     found = {name: set(inspect.signature(kind).parameters) - shared - words for name, kind in LOSSES.items()}
     assert found == {name: set(options) for name, options in NUMBERS.items()}
-    assert sum(map(len, found.values())) == 17
+    assert sum(map(len, found.values())) == 18
 
 
 @pytest.mark.parametrize("kind", OTHERS_NUMBERS)
