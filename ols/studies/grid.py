@@ -11,7 +11,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -90,10 +90,14 @@ class Study:
     `augment: {plain: {}, turned: {data: {augment: radiology}}}`. That of `loss` holds the section itself:
     `loss: {soft: {name: label_smoothing, smoothing: 0.2}}`.
 
+    A rule of `where` leaves combinations out: `{when: {freeze: all}, only: {lr: [0.01, 0.001]}}` keeps, of the cells
+    whose `freeze` is `all`, those with one of these rates. Conditions hold labels by the names of their axes.
+
     Args:
         folder: Where the study lies: `runs/`, `logs/` and what is made of them.
         configs: Configurations that all runs start from, relative to the study's file; later ones win.
         axes: Values of each axis, by its name.
+        where: Rules that leave combinations of the axes out.
         overrides: What all runs change in `configs`, in the same form.
         launcher: Command that starts a Python script, such as `[torchrun, --nproc_per_node, 8]`.
         parallel: Runs at a time; each takes all cores unless `train.threads` says otherwise.
@@ -109,6 +113,7 @@ class Study:
     folder: str
     configs: list[str]
     axes: dict[str, Any]
+    where: list[dict[str, dict[str, Any]]] = field(default_factory=list)
     overrides: dict[str, Any] = field(default_factory=dict)
     launcher: list[str] = field(default_factory=lambda: [sys.executable])
     parallel: int = 1
@@ -125,9 +130,13 @@ class Study:
             raise ValueError(f"parallel must be at least 1, got {self.parallel}")
         axes = self.list_axes()
         _check_keys(axes)
+        _check_rules(axes, self.where)
         check_overrides(axes, flatten(self.overrides))
         names: dict[str, Cell] = {}
-        for cell in list_cells(axes):
+        cells = list_cells(axes, self.where)
+        if not cells:
+            raise ValueError("where: the rules leave no cell")
+        for cell in cells:
             other = names.setdefault(cell.name.casefold(), cell)  # some file systems do not tell A from a
             if other is not cell:
                 raise ValueError(f"axes: one folder {cell.name} for {other.labels} and for {cell.labels}")
@@ -164,19 +173,40 @@ class Run:
         return self.is_complete or bool(RunFolder(self.run_dir).list_checkpoints())
 
 
-def list_cells(axes: Sequence[Axis]) -> list[Cell]:
+def list_cells(axes: Sequence[Axis], where: Sequence[Mapping[str, Any]] = ()) -> list[Cell]:
     """Return the product of the axes, each in its order, the last one varying first.
 
     Seeds vary last, wherever they stand, so that all other combinations have their first results early.
+
+    Args:
+        axes: The axes.
+        where: Rules that leave combinations out, see `Study`.
     """
+    rules = [(_labels_of(rule["when"]), _labels_of(rule["only"])) for rule in where]
     slowest_first = sorted(axes, key=lambda axis: axis.name != SEED)
     cells = []
     for combination in product(*(axis.values.items() for axis in slowest_first)):
         chosen = {axis.name: value for axis, value in zip(slowest_first, combination, strict=True)}
         labels = {axis.name: chosen[axis.name][0] for axis in axes}
+        if any(_agrees(labels, when) and not _agrees(labels, only) for when, only in rules):
+            continue
         config = {key: value for axis in axes for key, value in chosen[axis.name][1].items()}
         cells.append(Cell(labels, config))
     return cells
+
+
+def _labels_of(condition: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return labels by the name of their axis; one label alone is a list of one."""
+    lists = {name: value if isinstance(value, list) else [value] for name, value in condition.items()}
+    return {name: [_label(value) for value in values] for name, values in lists.items()}
+
+
+def _agrees(labels: Mapping[str, str], condition: Mapping[str, list[str]]) -> bool:
+    return all(labels[axis] in allowed for axis, allowed in condition.items())
+
+
+def _label(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def plan_runs(study: Study, source: Path, overrides: Sequence[str] = ()) -> list[Run]:
@@ -195,14 +225,44 @@ def plan_runs(study: Study, source: Path, overrides: Sequence[str] = ()) -> list
     check_overrides(axes, (token[2:].split("=")[0] for token in overrides if token.startswith("--")))
     configs = [f"--config={os.path.relpath(source.parent / config)}" for config in study.configs]
     shared = [*configs, *_options(flatten(study.overrides)), *overrides]
-    runs = []
-    for cell in list_cells(axes):
+    coupled = _coupled_axes(axes)
+    parsed: dict[tuple, Config] = {}  # what one group of axes sets, all else as in the first cell
+    cells, runs = list_cells(axes, study.where), []
+    for cell in cells:
         run_dir = Path(study.folder) / "runs" / cell.name
         arguments = [*shared, *_options(cell.config | {"run_dir": str(run_dir)})]
-        run = Run(run_dir, cell, arguments, parse_config(source, arguments))
+        config: Config | None = None
+        for group in coupled:
+            place = tuple((axis.name, cell.labels[axis.name]) for axis in group)
+            if place not in parsed:
+                others = {key: value for key, value in cells[0].config.items() if not any(key in a.keys for a in group)}
+                of_group = {key: value for axis in group for key, value in axis.values[cell.labels[axis.name]].items()}
+                options = _options(others | of_group | {"run_dir": str(run_dir)})
+                parsed[place] = parse_config(source, [*shared, *options])
+            sections = {key.split(".")[0] for axis in group for key in axis.keys}
+            config = replace(config or parsed[place], **{name: getattr(parsed[place], name) for name in sections})
+        run = Run(run_dir, cell, arguments, replace(config or parse_config(source, arguments), run_dir=str(run_dir)))
         check_known(run)
         runs.append(run)
     return runs
+
+
+def _coupled_axes(axes: Sequence[Axis]) -> list[list[Axis]]:
+    """Group axes so that no two groups set keys of one section: each group's options are read by themselves.
+
+    Sections do not depend on each other but for the task, which other sections have their defaults from.
+    """
+    groups: list[tuple[set[str], list[Axis]]] = []
+    for axis in axes:
+        sections, members = {key.split(".")[0] for key in axis.keys}, [axis]
+        apart = []
+        for others, theirs in groups:
+            if sections & others or "task" in sections | others:
+                sections, members = sections | others, theirs + members
+            else:
+                apart.append((others, theirs))
+        groups = [*apart, (sections, members)]
+    return [members for _, members in groups]
 
 
 def check_known(run: Run) -> None:
@@ -255,7 +315,7 @@ def _build_axis(name: str, values: Any) -> Axis:
         for value in values:
             if isinstance(value, list | Mapping):
                 raise ValueError(f"axes.{name} is a list, so {value!r} cannot be in it; give it a label in a mapping")
-            label = value if isinstance(value, str) else json.dumps(value)
+            label = _label(value)
             if label in by_label:
                 raise ValueError(f"axes.{name} has a value twice: {values}")
             by_label[label] = {SHORT_NAMES.get(name, name): value}
@@ -286,6 +346,21 @@ def _check_keys(axes: Sequence[Axis]) -> None:
                 if _overlap(key, other_key):
                     raise ValueError(f"axes.{other} and axes.{axis.name} both set {key}")
         setting |= dict.fromkeys(axis.keys, axis.name)
+
+
+def _check_rules(axes: Sequence[Axis], rules: Sequence[Mapping[str, Any]]) -> None:
+    """Make sure that rules are of `when` and `only`, and name labels that there are."""
+    known = {axis.name: axis.values for axis in axes}
+    for rule in rules:
+        if set(rule) != {"when", "only"}:
+            raise ValueError(f"where: a rule has `when` and `only`, got {', '.join(rule) or 'neither'}")
+        for condition in rule.values():
+            for name, labels in _labels_of(condition).items():
+                if name not in known:
+                    raise ValueError(f"where: no axis {name!r}; the study has {', '.join(known)}")
+                for label in labels:
+                    if label not in known[name]:
+                        raise ValueError(f"where: {name} has no value {label!r}, only {', '.join(known[name])}")
 
 
 def _overlap(key: str, other: str) -> bool:
