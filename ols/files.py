@@ -1,5 +1,6 @@
 """Files that are complete or absent: written aside, flushed to the disk, renamed; and JSON that knows its checksum."""
 
+import errno
 import hashlib
 import json
 import os
@@ -17,7 +18,7 @@ class DamagedFileError(ValueError):
 
 
 @contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
+def written_aside(path: Path, *, first_wins: bool = False) -> Iterator[Path]:
     """Yield the name under which to write a file or a folder, and give it its own name once all is on the disk.
 
     If the body raises, what it wrote is deleted, and what was there before stays. A folder takes the place of a folder
@@ -25,21 +26,28 @@ def written_aside(path: Path) -> Iterator[Path]:
 
     Args:
         path: Final name; its folder is made where it is missing.
+        first_wins: For what several processes may write at once, all the same: each has a name of its own to write
+            under, and a folder that another one has finished meanwhile stays.
 
     Raises:
         OSError: It could not be written, as on a full disk; the message names it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = partial_path(path)
+    aside = partial_path(path.with_name(f"{path.name}.{os.getpid()}") if first_wins else path)
     delete(aside)
     try:
         with named_errors(path):
             yield aside
             for written in (*aside.rglob("*"), aside):
                 flush(written)
-            if aside.is_dir():
+            if aside.is_dir() and not first_wins:
                 delete(path)
-            aside.replace(path)
+            try:
+                aside.replace(path)
+            except OSError as error:
+                if not first_wins or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                delete(aside)
             flush(path.parent)
     except BaseException:
         delete(aside)

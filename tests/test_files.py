@@ -21,6 +21,15 @@ def test_a_folder_replaces_the_one_before(tmp_path):
     assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["export", "export/b"]
 
 
+def test_of_two_that_write_the_same_folder_at_once_the_first_wins(tmp_path):
+    with written_aside(tmp_path / "set", first_wins=True) as aside:
+        aside.mkdir()
+        (aside / "late").touch()
+        (tmp_path / "set").mkdir()
+        (tmp_path / "set" / "early").touch()  # by another process, under a name of its own
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["set", "set/early"]
+
+
 @pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt()])
 def test_what_fails_half_way_leaves_what_was_there(tmp_path, error):
     write_file(tmp_path / "file", "before")

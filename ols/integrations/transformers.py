@@ -1,14 +1,11 @@
 """Label losses under `transformers.Trainer`: the loss, the end of the epoch, and checkpoints of all ranks."""
 
-import json
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ols.losses import LabelLoss
@@ -77,10 +74,7 @@ class LabelLossCallback(TrainerCallback):
             if not path.exists():
                 where = "TrainingArguments(resume_from_checkpoint=...) names a checkpoint outside output_dir"
                 raise FileNotFoundError(f"{path} must exist to resume, written by this callback; {where}")
-            with safe_open(path, "pt") as file:
-                values = OrderedDict((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
-                values._metadata = json.loads(file.metadata()["state_dict_metadata"])  # type: ignore[attr-defined]  # torch's own, which its types leave out
-            self.loss.load_state_dict(values)
+            self.loss.load_state_dict(load_file(path))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any):
         """End the epoch after its last step."""
@@ -96,9 +90,7 @@ class LabelLossCallback(TrainerCallback):
         """Write the state, with what all ranks collected, into the checkpoint folder."""
         self.loss.sum_over_ranks()
         if args.should_save:
-            values = self.loss.state_dict()
-            metadata = {"format": "1", "state_dict_metadata": json.dumps(values._metadata)}  # type: ignore[attr-defined]  # torch's own, which its types leave out
-            save_file(dict(values), _checkpoint(args, state) / FILE, metadata)
+            save_file(self.loss.state_dict(), _checkpoint(args, state) / FILE, {"format": "1"})
 
     def _end_epoch(self, state: TrainerState, control: TrainerControl) -> None:
         self.step_ended = state.global_step

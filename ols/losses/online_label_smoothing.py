@@ -60,7 +60,6 @@ class OnlineLabelSmoothing(LabelLoss):
     soft_labels: Tensor  # [K, K], row = true class, sums to 1
     _prob_sums: Tensor  # [K + 1, K], the last row of samples that do not count
     _correct_counts: Tensor  # [K + 1]
-    epochs_ended: int
     presets = PRESETS
 
     def __init__(
@@ -89,7 +88,6 @@ class OnlineLabelSmoothing(LabelLoss):
         self.prior_count = check_interval("prior_count", prior_count, "[0, inf)")
         self.loss_scale = check_interval("loss_scale", loss_scale, "(0, inf)")
         self.freeze_above = None if freeze_above is None else check_interval("freeze_above", freeze_above, "(0, 1]")
-        self.epochs_ended = 0
         self._collecting = True
         self.smoothing = check_interval("smoothing", smoothing, "[0, 1)")
         self.register_buffer("soft_labels", _initial_soft_labels(num_classes, initial, self.smoothing))
@@ -228,7 +226,6 @@ class OnlineLabelSmoothing(LabelLoss):
             )
         self._prob_sums.zero_()
         self._correct_counts.zero_()
-        self.epochs_ended += 1
         diagonal = self.soft_labels.diagonal()
         return {
             "soft_labels/mean_diagonal": diagonal.mean().item(),
@@ -291,8 +288,6 @@ class OnlineLabelSmoothing(LabelLoss):
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         super()._save_to_state_dict(destination, prefix, keep_vars)
         destination.update({prefix + name: value for name, value in self.collected().items()})
-        # Not a tensor among the others: it travels with the state dict's version, as torch's own metadata does.
-        destination._metadata[prefix[:-1]]["epochs_ended"] = self.epochs_ended
 
     def _load_from_state_dict(
         self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
@@ -313,7 +308,6 @@ class OnlineLabelSmoothing(LabelLoss):
         super()._load_from_state_dict(state, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
         self._keep_sums_on_rank_0()
         self._has_zero_rows = bool((self.soft_labels.sum(1) == 0).any())
-        self.epochs_ended = local_metadata.get("epochs_ended", self.epochs_ended)
 
     def extra_repr(self) -> str:
         """Return the configuration."""

@@ -3,10 +3,8 @@
 import csv
 import json
 import os
-import shutil
 import subprocess
 import sys
-import uuid
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +13,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from ols.files import written_aside
 from ols.phantoms.classes import PHANTOM_CLASSES, PhantomClass, PhantomConfig, draw_classes
 from ols.phantoms.readers import draw_readings, save_reader_confusion
 from ols.phantoms.rendering import render_phantoms
@@ -37,6 +36,11 @@ def _difference(root: Path, config: PhantomConfig) -> str | None:
     asked = asdict(config)
     differing = [name for name in {**asked, **there} if there.get(name) != asked.get(name)]
     return "; ".join(f"its {name} is {there.get(name)}, not {asked.get(name)}" for name in differing) or None
+
+
+def _check_same(root: Path, config: PhantomConfig) -> None:
+    if difference := _difference(root, config):
+        raise ValueError(f"{root} does not hold the phantoms asked for: {difference}; choose another folder")
 
 
 def write_phantoms(root: str | os.PathLike[str], config: PhantomConfig, *, workers: int | None = None) -> None:
@@ -64,25 +68,13 @@ def write_phantoms(root: str | os.PathLike[str], config: PhantomConfig, *, worke
         raise ValueError(f"workers must be at least 1, got {workers}")
     root = Path(root)
     if root.exists() and not (root.is_dir() and not any(root.iterdir())):
-        difference = _difference(root, config)
-        if difference is None:
-            return
-        raise ValueError(f"{root} does not hold the phantoms asked for: {difference}; choose another folder")
-    root.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = root.with_name(f".{root.name}-{uuid.uuid4().hex}")
-    unfinished.mkdir()
-    try:
+        _check_same(root, config)
+        return
+    with written_aside(root, first_wins=True) as unfinished:
+        unfinished.mkdir()
         _write_tables(unfinished, config)
         _write_all_images(unfinished, config, workers)
-        if root.exists():
-            root.rmdir()
-        try:
-            unfinished.rename(root)
-        except OSError:
-            if _difference(root, config) is not None:  # else another process has just written the same set
-                raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    _check_same(root, config)  # another process may have been there first
 
 
 def _file_name(index: int, c: PhantomClass) -> str:

@@ -1,7 +1,6 @@
 """What of a run lies in its checkpoints: everything that the next step depends on, on any number of processes."""
 
 import warnings
-from collections import OrderedDict
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -80,8 +79,6 @@ class RunCheckpoints:
             state = {
                 "progress": asdict(progress),
                 "optimizer": optimizer_rest,
-                # Epochs ended, which is no tensor
-                "loss_metadata": loss._metadata,  # type: ignore[attr-defined]  # torch's own, which its types leave out
                 "num_processes": accelerator.num_processes,
                 "data": self.data,
                 "metrics_bytes": metrics_bytes,
@@ -189,9 +186,7 @@ class RunCheckpoints:
         self.model.load_state_dict(load_tensors(path, "model"))
         if self.average is not None:
             self.average.load_state_dict(load_tensors(path, "ema"))
-        loss = OrderedDict(load_tensors(path, "loss") | self.loss.collected())
-        loss._metadata = OrderedDict(state["loss_metadata"])  # type: ignore[attr-defined]  # torch's own, which its types leave out
-        self.loss.load_state_dict(loss)
+        self.loss.load_state_dict(load_tensors(path, "loss") | self.loss.collected())
 
 
 def _share(path: Path, written_by: int, rank: int, num_processes: int) -> dict[str, Tensor]:

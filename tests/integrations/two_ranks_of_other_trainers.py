@@ -99,7 +99,6 @@ def lightning_trainer(rank, folder, attribute=True):
         trainer = pl.Trainer(callbacks=[callback, checkpoint], **options)
         trainer.fit(module, Batches(rank), ckpt_path=step and folder / f"step={step}.ckpt")
         assert_learnt(loss.soft_labels, module.layer.weight)
-        assert loss.epochs_ended == EPOCHS
 
 
 def lightning_trainer_and_a_loss_outside_the_module(rank, folder):
@@ -149,7 +148,6 @@ def transformers_trainer(rank, folder):
         )
         trainer.train(resume_from_checkpoint=step and str(folder / f"checkpoint-{step}"))
         assert_learnt(callback.loss.soft_labels, model.layer.weight)
-        assert callback.loss.epochs_ended == EPOCHS
         cross_entropy = by_hand.cross_entropy(model.layer, *SAMPLES)
         assert abs(trainer.state.log_history[-2]["eval_loss"] - cross_entropy) < 1e-5
 

@@ -9,7 +9,7 @@ import pytest
 from conftest import CLASSES, Tree, fill
 
 from benchmarks.chaos import differences, metrics_without_timing
-from ols.runs.checkpoint import load_state, load_tensors
+from ols.runs.checkpoint import load_tensors
 from ols.runs.folder import RunFolder
 from ols.training.interruption import Interrupted
 from ols.training.trainer import Trainer
@@ -105,7 +105,6 @@ def test_half_collected_soft_labels_are_in_a_checkpoint_inside_an_epoch(train, m
     newest = RunFolder(train.folder / "broken").list_checkpoints()[-1]
     assert newest.name == "epoch-0001-step-00000004"
     assert load_tensors(newest, "rank-00000")["sum.correct_counts"].sum() > 0
-    assert load_state(newest)["loss_metadata"][""]["epochs_ended"] == 1
     assert {path.suffix for path in newest.iterdir()} == {".safetensors", ".json"}
 
 
