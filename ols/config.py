@@ -10,7 +10,8 @@ import re
 import sys
 from argparse import SUPPRESS
 from argparse import ArgumentParser as PlainParser
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -242,6 +243,20 @@ class Config:
             train=train,
             teacher=expand_home(self.teacher),
         )
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Give what a user can mend one line instead of a traceback: a path or a value that is wrong.
+
+    Raises:
+        SystemExit: In place of an OSError or a ValueError of the block, with status 2.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
 
 
 def expand_home(path: str | None) -> str | None:

@@ -1,4 +1,4 @@
-"""Look for broken files, duplicates, contradictions and leaks in a data set of RadImageNet's form.
+"""Look for broken files, duplicates, contradictions and leaks in a data set, whichever form it has.
 
 python recipes/audit.py --data.root data/RadImageNet --report audit.html
 
@@ -9,11 +9,14 @@ splits; --fix does not change this), 2 when the command cannot be carried out.
 import argparse
 from pathlib import Path
 
+from ols.config import one_line_errors
+from ols.data.sources.opening import find_form
+
 
 def main() -> int:
     """Read the command line, audit, write the report and, when asked for, cleaned CSVs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data.root", dest="root", required=True, help="folder that contains radiology_ai")
+    parser.add_argument("--data.root", dest="root", required=True, help="what training takes, but no pack")
     parser.add_argument("--data.splits", dest="splits", help="folder with the CSVs, where it is not a usual place")
     parser.add_argument(
         "--report",
@@ -34,6 +37,9 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.report.suffix not in (".html", ".htm"):
         parser.error(f"--report must end in .html, got {arguments.report}")
+
+    with one_line_errors():
+        find_form(arguments.root)
 
     from ols.audit import audit  # here, so that --help answers at once
     from ols.audit.clean import write_cleaned

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
+from ols.config import one_line_errors
+from ols.data.sources.opening import find_form
+
 SPLITS = ("train", "val", "test")
 
 
@@ -45,6 +48,9 @@ def parse_options(argv: Sequence[str] | None = None) -> Namespace:
 
 def main(options: Namespace) -> None:
     """Evaluate each run."""
+    if options.data.root:
+        with one_line_errors():
+            find_form(options.data.root)
     # Imported here because it takes seconds, and only once for all runs.
     import numpy as np
     import torch
@@ -72,23 +78,24 @@ def main(options: Namespace) -> None:
 
     # All models and data are looked for first: what is missing is named before time is spent
     work = []
-    for run in map(Path, options.runs):
-        trained = find_trained(run, options.checkpoint)
-        data = trained.config.data if trained.config else DataConfig(root="")
-        root = options.data.root or data.root
-        if not root:
-            raise ValueError(f"{run} is an export alone: name its data set with --data.root")
-        folder = trained.output
-        if options.output:
-            folder = Path(options.output, *([trained.name] if len(options.runs) > 1 else []))
-        # The temperature is fitted on validation data, whatever is reported.
-        found, description = open_sources(
-            root, splits=options.data.splits or data.splits, in_chans=trained.preprocessing.in_chans
-        )
-        accelerator.print(f"{run}: {description}")
-        sources = {split: found[split] for split in dict.fromkeys(["val", *options.splits])}
-        task = build_task(trained.task, sources["val"].classes, sources["val"].groups)
-        work.append((trained, task, folder, root, sources, trained.load(task.classes)))
+    with one_line_errors():
+        for run in map(Path, options.runs):
+            trained = find_trained(run, options.checkpoint)
+            data = trained.config.data if trained.config else DataConfig(root="")
+            root = options.data.root or data.root
+            if not root:
+                raise ValueError(f"{run} is an export alone: name its data set with --data.root")
+            folder = trained.output
+            if options.output:
+                folder = Path(options.output, *([trained.name] if len(options.runs) > 1 else []))
+            # The temperature is fitted on validation data, whatever is reported.
+            found, description = open_sources(
+                root, splits=options.data.splits or data.splits, in_chans=trained.preprocessing.in_chans
+            )
+            accelerator.print(f"{run}: {description}")
+            sources = {split: found[split] for split in dict.fromkeys(["val", *options.splits])}
+            task = build_task(trained.task, sources["val"].classes, sources["val"].groups)
+            work.append((trained, task, folder, root, sources, trained.load(task.classes)))
 
     # Predict
     for trained, task, folder, root, sources, model in work:

@@ -4,11 +4,13 @@ python recipes/pack.py --data.root <folder> --output <pack>
 python recipes/pack.py --output <pack> --verify
 """
 
-import sys
 from pathlib import Path
 from typing import Literal
 
 from jsonargparse import ArgumentParser
+
+from ols.config import one_line_errors
+from ols.data.sources.opening import find_form
 
 
 def main() -> None:
@@ -38,6 +40,10 @@ def main() -> None:
     if not arguments.data.root and not arguments.verify:
         parser.error("give --data.root to pack, or --verify to check a pack")
 
+    if arguments.data.root:
+        with one_line_errors():
+            find_form(arguments.data.root)
+
     # Imported here because it takes seconds: --help and a wrong key answer at once.
     from ols.data.packing import write_pack
     from ols.data.sources.opening import open_sources
@@ -45,7 +51,7 @@ def main() -> None:
     from ols.runs.environment import available_cores
 
     output = Path(arguments.output)
-    try:
+    with one_line_errors():
         if arguments.data.root:
             sources, description = open_sources(
                 arguments.data.root, splits=arguments.data.splits, in_chans=arguments.in_chans
@@ -63,8 +69,6 @@ def main() -> None:
         manifest = load_manifest(output)
         if arguments.verify:
             verify_pack(output, manifest)
-    except (OSError, ValueError) as error:
-        sys.exit(f"{Path(__file__).name}: {error}")
     images = {split: len(columns["ids"]) for split, columns in manifest["splits"].items()}
     print(f"{output}: {', '.join(f'{count:,} {split}' for split, count in images.items())} images in ", end="")
     print(f"{len(manifest['shards'])} files{', every checksum is right' if arguments.verify else ''}")

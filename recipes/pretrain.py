@@ -7,7 +7,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ols.config import Config, parse_config
+from ols.config import Config, one_line_errors, parse_config
+from ols.data.sources.opening import find_form
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -19,6 +20,9 @@ QUICKSTART = Path(__file__).parent / "configs" / "quickstart.yaml"
 
 def main(config: Config) -> None:
     """Run one configuration, in a folder that is this run's alone until its export lies there."""
+    if not config.data.phantoms:
+        with one_line_errors():
+            find_form(config.data.root)
     # Imported here and below because it takes seconds: --help and a wrong key answer at once.
     from ols.runs.export import start_normalization
     from ols.runs.folder import claim
@@ -67,7 +71,7 @@ def run(config: Config, accelerator: "Accelerator", folder: "RunFolder") -> None
 
     # Data
     seed_everything(config.seed)
-    with accelerator.local_main_process_first():  # which verifies a pack for the others
+    with one_line_errors(), accelerator.local_main_process_first():  # which verifies a pack for the others
         loaders = build_loaders(
             config.data,
             BatchShare(

@@ -15,6 +15,7 @@ from pathlib import Path
 import yaml
 
 from ols.config import NearestKeyParser
+from ols.data.sources.opening import find_form
 from ols.phantoms import write_phantoms
 from ols.runs.folder import RunFolder
 from ols.studies.durations import estimate, record_seconds
@@ -53,7 +54,10 @@ def parse_study(argv: Sequence[str] | None = None) -> tuple[Study, list[Run], bo
             first.error(f"{token}: no such axis; the study has {', '.join(values['axes'])}")
     try:
         study = Study(**values)
-        return study, plan_runs(study, known.study, overrides), known.dry_run
+        runs = plan_runs(study, known.study, overrides)
+        for root in dict.fromkeys(run.config.data.root for run in runs if not run.config.data.phantoms):
+            find_form(root)
+        return study, runs, known.dry_run
     except (FileNotFoundError, ValueError) as error:
         first.error(str(error))
 

@@ -62,3 +62,20 @@ def test_the_quick_start_reaches_60_percent_of_165_classes(tmp_path):
     assert test["test/count"] == 2000
     assert test["test/top1"] >= 0.6
     assert "best epoch" in printed
+
+
+@pytest.mark.parametrize("recipe", ["pretrain", "evaluate", "pack", "audit", "sweep"])
+def test_a_wrong_data_root_is_answered_in_one_line_before_anything_heavy_is_imported(recipe, tmp_path):
+    arguments = ["--data.root", str(tmp_path / "nowhere")]
+    if recipe == "sweep":
+        arguments = [str(ROOT / "recipes" / "configs" / "sweeps" / "radiology13.yaml"), *arguments]
+    arguments += {"pretrain": ["--data.phantoms=false"], "evaluate": ["run"], "pack": ["--output=pack"]}.get(recipe, [])
+    command = [sys.executable, "-X", "importtime", str(ROOT / "recipes" / f"{recipe}.py"), *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+    assert done.returncode == 2
+    assert "nowhere is no data set" in lines[-1]
+    assert "Traceback" not in done.stderr
+    imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert not imported & {"timm", "accelerate", "torchvision", "torchmetrics"}
+    assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""What is wrong with a data set in RadImageNet's form, before days are spent on training with it."""
+"""What is wrong with a data set, before days are spent on training with it."""
 
 import os
 from dataclasses import dataclass
@@ -12,8 +12,11 @@ from ols.audit import near
 from ols.audit.findings import Finding, NearPairs, Pictures, find, group_pictures
 from ols.audit.rows import Rows, read_rows
 from ols.audit.scan import read_comparable, scan_files
+from ols.data.sources.medmnist import MedMNIST
+from ols.data.sources.opening import find_form
 from ols.data.sources.protocol import SPLITS
 from ols.data.sources.radimagenet import TREE, class_table
+from ols.files import written_aside
 
 COMPARED_AT_ONCE = 256  # pairs
 
@@ -45,7 +48,7 @@ class Audit:
 
     def class_counts(self) -> list[dict[str, Any]]:
         """Return `label`, `group` and the number of rows in each split, of every class."""
-        names = [self.rows.filenames[f] for f in self.rows.file]
+        names = [self.rows.filenames[f] if self.rows.folder else "" for f in self.rows.file]
         labels, groups = class_table(names, [self.rows.labels[label] for label in self.rows.label])
         counts = np.zeros((len(labels), len(SPLITS)), np.int64)
         np.add.at(counts, (self.rows.label, self.rows.split), 1)
@@ -56,7 +59,10 @@ class Audit:
 
     def pixel_statistics(self) -> list[dict[str, Any]]:
         """Return `images`, and `mean`, `std`, `min` and `max` in [0, 1] over the gray pixels, of each modality."""
-        modality = np.array([name.split("/")[1] if name.count("/") > 1 else "" for name in self.rows.filenames])
+        grouped = self.rows.folder is not None  # class folders do not tell the modality
+        modality = np.array(
+            [name.split("/")[1] if grouped and name.count("/") > 1 else "" for name in self.rows.filenames]
+        )
         return [
             {"modality": name, **_pool(self.files[(modality == name) & (self.files["fault"] == "")])}
             for name in np.unique(modality).tolist()
@@ -64,24 +70,43 @@ class Audit:
 
 
 def audit(root: str | Path, *, splits: str | Path | None = None, log: str | Path, workers: int | None = None) -> Audit:
-    """Open every file that the split CSVs name and look for what would spoil a run.
+    """Open every image of the three splits and look for what would spoil a run.
 
     Args:
-        root: Folder that contains `radiology_ai`.
-        splits: Folder with the CSVs, where it is not one of the usual places.
+        root: Folder that contains `radiology_ai`, or `train`, `val` and `test` with class folders; or a MedMNIST file,
+            whose images are written as PNG files into a folder beside the log first.
+        splits: Folder with the CSVs of RadImageNet's form, where it is not one of the usual places.
         log: File for the results of each image; it is continued, and unchanged files are not opened again.
         workers: Processes; by default one for each core.
 
     Raises:
         FileNotFoundError: There is no such tree, or no training CSV.
-        ValueError: CSVs lie in several of the usual places, or `workers` is below 1.
+        ValueError: CSVs lie in several of the usual places, `workers` is below 1, or it is a pack: its images are
+            resized, and what is wrong with them was wrong before.
     """
+    form = find_form(root)
+    if form == "pack":
+        raise ValueError(f"{root} is a pack: audit the data set that it was made of")
+    if form == "npz":
+        root = _write_images(Path(root), Path(log).with_suffix(".images"))
     rows = read_rows(root, splits)
     files, messages, opened = scan_files(rows.root, rows.filenames, Path(log), workers=workers)
     pictures = group_pictures(rows, files)
     pairs = _near_pairs(rows, files, pictures, workers)
     findings = find(rows, files, messages, pictures, pairs, _unnamed(rows))
     return Audit(rows, files, pictures, pairs, findings, opened)
+
+
+def _write_images(file: Path, folder: Path) -> Path:
+    """Write the images of a MedMNIST file as class folders; return their folder."""
+    with written_aside(folder) as aside:
+        for split in SPLITS:
+            source = MedMNIST(file, split, in_chans=3)
+            for label in source.classes:
+                (aside / split / label).mkdir(parents=True)
+            for index, target in enumerate(source.targets.tolist()):
+                source.read(index).save(aside / split / source.classes[target] / f"{index:07d}.png", compress_level=1)
+    return folder
 
 
 def _near_pairs(rows: Rows, files: np.ndarray, pictures: Pictures, workers: int | None) -> NearPairs:
@@ -123,7 +148,7 @@ def _unnamed(rows: Rows) -> list[str]:
     named = set(rows.filenames)
     return sorted(
         name
-        for folder, _, files in os.walk(rows.root / TREE)
+        for folder, _, files in os.walk(rows.root / TREE)  # class folders are named by what lies in them
         for file in files
         if os.path.splitext(file)[1].lower() in images
         and (name := (Path(folder) / file).relative_to(rows.root).as_posix()) not in named

@@ -72,9 +72,11 @@ def write_cleaned(audit: Audit) -> tuple[Path, dict[str, Counter[str]]]:
         The folder, and of each split how many rows were dropped for which reason.
 
     Raises:
-        ValueError: A split cannot be read at all, or nothing would be left of one.
+        ValueError: A split cannot be read at all, nothing would be left of one, or there are no CSVs.
     """
     rows = audit.rows
+    if rows.folder is None:
+        raise ValueError(f"{rows.root} has no CSVs to clean: delete or move the files that the report names")
     reasons = rows_to_drop(audit)
     dropped: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
     kept_lines: dict[str, set[int]] = {split: set() for split in SPLITS}
@@ -100,5 +102,7 @@ def write_cleaned(audit: Audit) -> tuple[Path, dict[str, Counter[str]]]:
             original = csv.reader(source)
             cleaned = csv.writer(target, lineterminator="\n")
             cleaned.writerow(next(original))
-            cleaned.writerows(row for row in original if original.line_num in kept_lines[split])
+            cleaned.writerows(
+                [cell.strip() for cell in row] for row in original if original.line_num in kept_lines[split]
+            )
     return folder, dropped

@@ -116,6 +116,11 @@ def find(
     return sorted(present, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun, such as `1 row` and `1,200 rows`."""
+    return f"{number:,} {noun}" + ("s" if number != 1 else "")
+
+
 def describe_rows(rows: Rows, which: Iterable[int]) -> list[dict[str, Any]]:
     """Return file name, split, label and CSV line of rows."""
     return [
@@ -218,6 +223,9 @@ def _faults(rows: Rows, files: np.ndarray, messages: dict[int, str]) -> list[Fin
     found.append(
         Finding("unusable_rows", "error", "Rows or CSVs that cannot be used", "Training refuses to start.", items)
     )
+    meaning = "Read without them here; most other programs make a class of its own of every spelling, in silence."
+    items = [{"rows": [], "note": f"{name}, line {line}: {cell}"} for name, line, cell in rows.spaced]
+    found.append(Finding("spaces", "error", "Names or labels with spaces around them", meaning, items))
     return found
 
 
@@ -250,7 +258,7 @@ def _contradictions(rows: Rows, files: np.ndarray, pictures: Pictures) -> list[F
             "Labels that training lacks",
             "They occur in validation or test only, often by a spelling; training refuses to start.",
             [
-                {"rows": describe_rows(rows, which), "note": f"{rows.labels[label]}: {len(which)} rows"}
+                {"rows": describe_rows(rows, which), "note": f"{rows.labels[label]!r}: {count(len(which), 'row')}"}
                 for label, which in unknown.items()
             ],
         ),
@@ -333,7 +341,7 @@ def _unlike_folder(rows: Rows) -> list[dict[str, Any]]:
     usual = counts.argmax(1)
     clear = counts.max(1, initial=0) >= FOLDER_MAJORITY * counts.sum(1)
     return [
-        {"rows": describe_rows(rows, [r]), "note": f"others of the folder: {rows.labels[usual[folder[r]]]}"}
+        {"rows": describe_rows(rows, [r]), "note": f"others of the folder: {rows.labels[usual[folder[r]]]!r}"}
         for r in np.flatnonzero(clear[folder] & (rows.label != usual[folder])).tolist()
     ]
 
@@ -343,6 +351,6 @@ def _absences(rows: Rows) -> list[Finding]:
     items = []
     for index, split in enumerate(SPLITS[1:], 1):
         for label in sorted(trained - set(rows.label[rows.split == index].tolist())):
-            items.append({"rows": [], "note": f"{rows.labels[label]}: not in {split}"})
+            items.append({"rows": [], "note": f"{rows.labels[label]!r}: not in {split}"})
     meaning = "Nothing can be said about these classes there; averages over classes leave them out."
     return [Finding("absent_labels", "warning", "Labels absent from a split", meaning, items)]

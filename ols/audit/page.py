@@ -79,7 +79,7 @@ def summarise(audit: Audit) -> dict[str, Any]:
         "format": FORMAT,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "root": str(rows.root.resolve()),
-        "csv_folder": str(rows.folder.resolve()),
+        "csv_folder": str(rows.folder.resolve()) if rows.folder else None,
         "leaks": audit.leaks,
         "files": len(rows.filenames),
         "readable": int((audit.files["fault"] == "").sum()),

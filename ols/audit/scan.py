@@ -5,6 +5,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -171,6 +172,8 @@ def _look_at(root: Path, filename: str, stamp: list[int] | None) -> dict[str, An
         now = [status.st_size, status.st_mtime_ns]
         if stamp == now:
             return None
+        if not stat.S_ISREG(status.st_mode):  # a pipe, or a device that never ends
+            return record | {"fault": "unreadable", "message": "not a regular file"}
         content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return record | {"fault": "missing", "message": "no such file"}

@@ -229,8 +229,8 @@ def test_labels_absent_from_a_split_or_from_training_are_named(clean):
     clean.rows["test"] = [row for row in clean.rows["test"] if row[1] == "ct-a"]
     clean.rows["val"][0] = (clean.rows["val"][0][0], "ct_a")
     found = {finding.kind: finding for finding in clean.audit().findings}
-    assert [item["note"] for item in found["absent_labels"].items] == ["ct-b: not in test"]
-    assert found["unknown_labels"].items[0]["note"] == "ct_a: 1 rows"
+    assert [item["note"] for item in found["absent_labels"].items] == ["'ct-b': not in test"]
+    assert found["unknown_labels"].items[0]["note"] == "'ct_a': 1 row"
     assert found["unknown_labels"].items[0]["rows"][0]["line"] == 2
 
 
@@ -246,8 +246,8 @@ def test_a_missing_csv_is_a_finding_and_a_missing_tree_an_error(clean, tmp_path)
     (clean.root / "RadiologyAI_val.csv").unlink()
     found = audit(clean.root, log=tmp_path / "scan.jsonl", workers=1)
     (unusable,) = [finding for finding in found.findings if finding.kind == "unusable_rows"]
-    assert "split file not found" in unusable.items[0]["note"]
-    with pytest.raises(FileNotFoundError, match="does not contain the folder radiology_ai"):
+    assert "no such CSV file" in unusable.items[0]["note"]
+    with pytest.raises(FileNotFoundError, match="is no data set"):
         audit(tmp_path, log=tmp_path / "other.jsonl")
     for split in ("train", "test"):
         (clean.root / f"RadiologyAI_{split}.csv").write_text("filename,label\n")
@@ -383,7 +383,7 @@ def test_a_split_of_which_nothing_would_be_left_is_not_written(clean):
 
 def test_a_command_that_cannot_be_carried_out_exits_with_2(tmp_path):
     done = _recipe("--data.root", tmp_path / "nowhere", "--report", tmp_path / "audit.html")
-    assert (done.returncode, "does not contain the folder radiology_ai" in done.stderr) == (2, True)
+    assert (done.returncode, "is no data set" in done.stderr) == (2, True)
     help_text = _recipe("--help")
     assert help_text.returncode == 0
     assert "1 when splits leak" in help_text.stdout
@@ -461,3 +461,45 @@ def test_real_images_have_no_exact_leak_and_known_near_copies(tmp_path):
     labels = {row["label"] for item in kinds["near_across_splits"].items for row in item["rows"]}
     assert "brain-notumor" in labels
     assert "hand-xr" not in labels, "hands of different people are not copies"
+
+
+def test_spaces_around_a_label_are_an_error_that_shows_them_and_fix_removes_them(clean):
+    name, label = clean.rows["train"][0]
+    clean.rows["train"][0] = (name, f"{label} ")
+    found = {finding.kind: finding for finding in clean.audit().findings}
+    assert found["spaces"].severity == "error"
+    assert [item["note"] for item in found["spaces"].items] == [f"RadiologyAI_train.csv, line 2: label '{label} '"]
+    folder, _ = write_cleaned(clean.audit())
+    assert f"{label} " not in (folder / "RadiologyAI_train.csv").read_text()
+    assert len(RadImageNet(clean.root, "train", splits=folder).classes) == 2
+
+
+def test_names_that_leave_the_data_set_and_what_is_no_file_are_findings(clean):
+    pipe = clean.add("train", "pipe.png", "ct-a", None)
+    os.mkfifo(clean.root / pipe)
+    clean.rows["train"].append(("../elsewhere.png", "ct-a"))
+    found = {finding.kind: finding for finding in clean.audit().findings}
+    assert [item["note"] for item in found["unreadable"].items] == ["not a regular file"]
+    assert "'../elsewhere.png' leads out of the data set" in found["unusable_rows"].items[0]["note"]
+
+
+def test_class_folders_and_medmnist_files_are_audited_as_they_are_trained_on(tmp_path):
+    images = {
+        split: np.stack([_picture(10 * i + j) for j in range(4)]) for i, split in enumerate(("train", "val", "test"))
+    }
+    images["test"][3] = images["train"][1]
+    arrays = {f"{split}_images": stack for split, stack in images.items()}
+    np.savez(tmp_path / "set.npz", **arrays, **{f"{split}_labels": np.array([0, 1, 0, 1]) for split in images})
+    for split, stack in images.items():
+        for number, pixels in enumerate(stack):
+            path = tmp_path / "folders" / split / f"class{number % 2}" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+    for name in ("set.npz", "folders"):
+        found = audit(tmp_path / name, log=tmp_path / f"{name}.jsonl", workers=1)
+        (leak,) = [finding for finding in found.findings if finding.severity == "leak"]
+        assert (leak.kind, leak.count) == ("picture_across_splits", 1)
+        assert sum(row["train"] for row in found.class_counts()) == 4
+        write_page(found, tmp_path / f"{name}.html")
+        with pytest.raises(ValueError, match="has no CSVs to clean"):
+            write_cleaned(found)

@@ -8,13 +8,17 @@ from PIL import Image, ImageOps
 from ols.data.sources.dicom import read_dicom
 
 EIGHT_BIT_MODES = {"L", "LA", "RGB", "RGBA", "P", "CMYK", "YCbCr"}
-
-
 ORIENTATION = 0x0112  # EXIF's tag
 
 
 def open_image(path: Path) -> Image.Image:
-    """Open an image file of any format that Pillow knows, or a DICOM file: its name ends in `.dcm`."""
+    """Open an image file of any format that Pillow knows, or a DICOM file: its name ends in `.dcm`.
+
+    Raises:
+        ValueError: It is a folder, a pipe or a device, whose reading might never end.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError("not a regular file")
     return read_dicom(path) if path.suffix.lower() == ".dcm" else Image.open(path)
 
 

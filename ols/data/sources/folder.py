@@ -25,8 +25,6 @@ class ImageFolder(ImageFiles):
     """
 
     def __init__(self, root: str | Path, split: Split, *, in_chans: int = 1):
-        from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset  # takes a second
-
         for part in ("train", split):
             if not (Path(root) / part).is_dir():
                 raise FileNotFoundError(
@@ -39,14 +37,27 @@ class ImageFolder(ImageFiles):
         for name in _subfolders(folder):
             if name not in self.classes:
                 raise ValueError(f"{folder / name}: class {name!r} does not occur in the training split")
-        class_of = {name: index for index, name in enumerate(self.classes)}
-        found = make_dataset(str(folder), class_of, IMG_EXTENSIONS, allow_empty=True) if class_of else []
-        # Names that begin with a dot are hidden: what systems and editors leave, such as macOS's `._image.png`.
-        images = [pair for pair in found if not any(part[0] == "." for part in Path(pair[0]).relative_to(folder).parts)]
-        if not images:
+        filenames, labels = list_images(Path(root), split)
+        if not filenames:
             raise FileNotFoundError(f"{folder} has no class folders with images")
-        filenames = [Path(path).relative_to(root).as_posix() for path, _ in images]
-        super().__init__(root, filenames, np.array([target for _, target in images], np.int64), in_chans=in_chans)
+        class_of = {name: index for index, name in enumerate(self.classes)}
+        targets = np.array([class_of[label] for label in labels], np.int64)
+        super().__init__(root, filenames, targets, in_chans=in_chans)
+
+
+def list_images(root: Path, split: Split) -> tuple[list[str], list[str]]:
+    """Return the images of a split, relative to the root, and the class folder of each, `[N]` both; sorted.
+
+    Names that begin with a dot are hidden: what systems and editors leave, such as macOS's `._image.png`.
+    """
+    from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset  # takes a second
+
+    folder = root / split
+    classes = _subfolders(folder)
+    class_of = {name: index for index, name in enumerate(classes)}
+    found = make_dataset(str(folder), class_of, IMG_EXTENSIONS, allow_empty=True) if class_of else []
+    images = [pair for pair in found if not any(part[0] == "." for part in Path(pair[0]).relative_to(folder).parts)]
+    return [Path(path).relative_to(root).as_posix() for path, _ in images], [classes[target] for _, target in images]
 
 
 def _subfolders(folder: Path) -> list[str]:

@@ -1,13 +1,66 @@
 """Which form of a data set lies at a place, and its splits."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from ols.data.sources.folder import ImageFolder
 from ols.data.sources.medmnist import MedMNIST
 from ols.data.sources.pack import MANIFEST, PLAN, open_pack
 from ols.data.sources.protocol import SPLITS, ImageSource, Split
 from ols.data.sources.radimagenet import TREE, RadImageNet
+
+Form = Literal["npz", "pack", "radimagenet", "folders"]
+MOST_NAMES = 6  # of folders in a message
+
+
+def find_form(root: str | Path) -> Form:
+    """Return which form of a data set lies at a place, by a look at its folders; no image is opened.
+
+    Raises:
+        FileNotFoundError: It is none; the message says what is there instead, and what to do.
+    """
+    root = Path(root)
+    if root.is_file() and root.suffix == ".npz":
+        return "npz"
+    if (root / MANIFEST).is_file():
+        return "pack"
+    if (root / PLAN).is_file():
+        raise FileNotFoundError(f"{root} is an unfinished pack: pack again, and it continues")
+    if (root / TREE).is_dir() or (root.name == TREE and root.is_dir()):
+        return "radimagenet"
+    if all((root / split).is_dir() for split in SPLITS):
+        return "folders"
+    raise FileNotFoundError(
+        f"{root} is no data set: neither a pack ({MANIFEST}), nor a folder with {TREE}, nor one with train, val and "
+        f"test, nor a .npz file; {_what_is_there(root)}"
+    )
+
+
+def _what_is_there(root: Path) -> str:
+    if not root.exists():
+        return "there is nothing of that name"
+    if not root.is_dir():
+        return "it is a file"
+    folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    if not folders:
+        return "it has no folders"
+    names = ", ".join(folders[:MOST_NAMES]) + (", ..." if len(folders) > MOST_NAMES else "")
+    splits = {name: _split_of(name) for name in folders if _split_of(name)}
+    if not splits:
+        return f"it has the folders {names}: if these are classes, split each, by patient, into train, val and test"
+    renamed = ", ".join(f"{name} to {split}" for name, split in splits.items() if name != split)
+    missing = ", ".join(split for split in SPLITS if split not in splits.values())
+    advice = [f"rename {renamed}"] * bool(renamed) + [f"split off {missing} by patient"] * bool(missing)
+    return f"it has the folders {names}: {', and '.join(advice)}"
+
+
+def _split_of(name: str) -> Split | None:
+    """Return the split that the name of a folder means, such as train for Training."""
+    name = name.lower()
+    starts: dict[Split, str] = {"train": "train", "val": "val", "test": "test"}
+    return next((split for split, start in starts.items() if name.startswith(start)), None)
 
 
 def open_sources(
@@ -31,26 +84,20 @@ def open_sources(
     root = Path(root)
     if in_chans not in (1, 3):
         raise ValueError(f"in_chans must be 1 (grayscale) or 3 (RGB), got {in_chans}")
-    if root.is_file() and root.suffix == ".npz":
+    form = find_form(root)
+    if form == "npz":
         return {split: MedMNIST(root, split, in_chans=in_chans) for split in SPLITS}, f"{root}, a MedMNIST file"
-    if (root / MANIFEST).is_file():
+    if form == "pack":
         packs = open_pack(root)
         pack = packs["train"]
         if pack.in_chans != in_chans:
             raise ValueError(f"{root} is a pack of {pack.in_chans} channels; in_chans asks for {in_chans}")
         return packs, f"{root}, a pack of {pack.size} px ({pack.aspect})"
-    if (root / PLAN).is_file():
-        raise FileNotFoundError(f"{root} is an unfinished pack: pack again, and it continues")
-    if (root / TREE).is_dir() or root.name == TREE:
-        train = RadImageNet(root, "train", splits=splits, in_chans=in_chans)
-        trees = dict.fromkeys(SPLITS, train)
-        for split in SPLITS[1:]:
-            trees[split] = RadImageNet(root, split, splits=splits, in_chans=in_chans, classes_of=train)
-        return trees, f"{root}, a tree in RadImageNet's form"
-    if (root / "train").is_dir():
+    if form == "folders":
         folders = {split: ImageFolder(root, split, in_chans=in_chans) for split in SPLITS}
         return folders, f"{root}, a tree of class folders"
-    raise FileNotFoundError(
-        f"{root} is no data set: neither a pack ({MANIFEST}), nor a folder with {TREE}, nor one with train, val and "
-        "test, nor a .npz file"
-    )
+    train = RadImageNet(root, "train", splits=splits, in_chans=in_chans)
+    trees = dict.fromkeys(SPLITS, train)
+    for split in SPLITS[1:]:
+        trees[split] = RadImageNet(root, split, splits=splits, in_chans=in_chans, classes_of=train)
+    return trees, f"{root}, a tree in RadImageNet's form"

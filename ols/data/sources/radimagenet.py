@@ -1,6 +1,5 @@
 """RadImageNet as it lies on disk: split CSVs and a tree of images, checked before the first image is read."""
 
-import csv
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ols.data.sources.csv_rows import CsvRow, image_name, read_csv
 from ols.data.sources.files import ImageFiles
 from ols.data.sources.protocol import Split
 
@@ -36,7 +36,8 @@ class RadImageNet(ImageFiles):
 
     Raises:
         FileNotFoundError: A CSV or an image is missing; the message names it, and the line that asked for it.
-        ValueError: A CSV is empty, lacks a column or a value, or has a label that the training split lacks.
+        ValueError: A CSV is empty, lacks a column or a value, cannot be read strictly (see `read_csv`), names a file
+            outside `root`, or has a label that the training split lacks.
     """
 
     def __init__(
@@ -110,35 +111,20 @@ def find_splits(root: Path, splits: Path | None) -> Path:
 def _read_csv(path: Path) -> tuple[list[str], list[str], list[int]]:
     """Return file names, labels and line numbers of a split."""
     filenames, labels, lines = [], [], []
-    for filename, label, line in iterate_csv(path):
-        if not filename or not label:
+    for line, cells, _ in iterate_csv(path):
+        if not cells["filename"] or not cells["label"]:
             raise ValueError(f"{path}, line {line}: filename or label is empty")
-        filenames.append(filename)
-        labels.append(label)
+        filenames.append(image_name(path, line, cells["filename"]))
+        labels.append(cells["label"])
         lines.append(line)
     if not filenames:
         raise ValueError(f"{path} has a header but no rows")
     return filenames, labels, lines
 
 
-def iterate_csv(path: Path) -> Iterator[tuple[str, str, int]]:
-    """Yield file name, label and line number of each row of a split; name and label may be empty.
-
-    Raises:
-        FileNotFoundError: There is no such CSV.
-        ValueError: It lacks a column.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"split file not found: {path}")
-    with path.open(newline="", encoding="utf-8-sig") as file:  # -sig: spreadsheet programs write a byte-order mark
-        rows = csv.DictReader(file)
-        columns = rows.fieldnames or []
-        for column in ("filename", "label"):
-            if column not in columns:
-                found = ", ".join(columns) or "nothing"
-                raise ValueError(f"{path}, line 1: column {column!r} is missing; the header has {found}")
-        for row in rows:
-            yield (row["filename"] or "").replace("\\", "/"), row["label"] or "", rows.line_num
+def iterate_csv(path: Path) -> Iterator[CsvRow]:
+    """Yield the rows of a split, whose name and label may be empty; raises what `read_csv` does."""
+    return read_csv(path, ("filename", "label"))
 
 
 def class_table(filenames: list[str], labels: list[str]) -> tuple[list[str], list[str]]:

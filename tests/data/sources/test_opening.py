@@ -1,5 +1,8 @@
 """Whatever form a data set has, and that it is said which."""
 
+import os
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -61,7 +64,7 @@ def test_a_tree_of_class_folders_is_checked(tmp_path):
         open_sources(root)
     (root / "val" / "fox").rmdir()
     (root / "test").rename(root / "later")
-    with pytest.raises(FileNotFoundError, match=r"animals/test is missing: a tree of class folders needs train, val"):
+    with pytest.raises(FileNotFoundError, match=r"it has the folders later, train, val: split off test by patient"):
         open_sources(root)
     (root / "test" / "cat").mkdir(parents=True)
     with pytest.raises(FileNotFoundError, match=r"animals/test has no class folders with images"):
@@ -169,3 +172,35 @@ def test_the_training_csv_is_read_once(tree, monkeypatch):
     sources, _ = open_sources(tree.root)
     assert sorted(read) == ["RadiologyAI_test.csv", "RadiologyAI_train.csv", "RadiologyAI_val.csv"]
     assert sources["val"].groups == RadImageNet(tree.root, "val").groups
+
+
+@pytest.mark.parametrize(
+    ("folders", "said"),
+    [
+        (["Training", "Testing"], "Testing, Training: rename Testing to test, Training to train, and split off val by"),
+        (["train", "valid", "test"], "test, train, valid: rename valid to val"),
+        (["glioma", "notumor"], "the folders glioma, notumor: if these are classes, split each, by patient"),
+        ([], "it has no folders"),
+    ],
+)
+def test_a_folder_that_is_no_data_set_is_answered_by_what_lies_in_it(tmp_path, folders, said):
+    for name in folders:
+        (tmp_path / name).mkdir()
+    with pytest.raises(FileNotFoundError, match=re.escape(said)):
+        open_sources(tmp_path)
+    with pytest.raises(FileNotFoundError, match="there is nothing of that name"):
+        open_sources(tmp_path / "nowhere")
+
+
+def test_pipes_devices_and_folders_named_as_images_are_refused_and_never_opened(tree):
+    tree.write_csvs()
+    pipe, device, folder = (tree.root / tree.rows["train"][i][0] for i in range(3))
+    for path in (pipe, device, folder):
+        path.unlink()
+    os.mkfifo(pipe)
+    device.symlink_to("/dev/zero")
+    folder.mkdir()
+    source = open_sources(tree.root)[0]["train"]
+    for index in range(3):
+        with pytest.raises(ValueError, match=rf"line {index + 2}: cannot read .*not a regular file"):
+            source.read(index)

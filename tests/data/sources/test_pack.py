@@ -326,6 +326,6 @@ def test_the_recipe_verifies(tree, tmp_path):
     stamp["files"][path.name] = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
     (tmp_path / "pack" / "verified.json").write_text(json.dumps(stamp))
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "shard-00005.npy is damaged" in done.stderr
     assert "Traceback" not in done.stderr

@@ -106,7 +106,7 @@ def test_an_image_of_16_bits_is_refused(tree):
         ("", "column 'filename' is missing; the header has nothing"),
         ("filename,label\n", "has a header but no rows"),
         ("filename,class\na.png,b\n", "column 'label' is missing; the header has filename, class"),
-        ("filename,label\na.png\n", "line 2: filename or label is empty"),
+        ("filename,label\na.png\n", "line 2: 1 fields where the header has 2"),
         ("filename,label\n,b\n", "line 2: filename or label is empty"),
     ],
 )
@@ -120,7 +120,7 @@ def test_a_malformed_csv_is_named(tree, content, message):
 def test_a_missing_split_is_named(tree):
     tree.write_csvs()
     (tree.root / "RadiologyAI_val.csv").unlink()
-    with pytest.raises(FileNotFoundError, match=r"split file not found: .*RadiologyAI_val\.csv"):
+    with pytest.raises(FileNotFoundError, match=r"no such CSV file: .*RadiologyAI_val\.csv"):
         RadImageNet(tree.root, "val")
 
 
