@@ -21,8 +21,8 @@ class DamagedFileError(ValueError):
 def written_aside(path: Path, *, first_wins: bool = False) -> Iterator[Path]:
     """Yield the name under which to write a file or a folder, and give it its own name once all is on the disk.
 
-    If the body raises, what it wrote is deleted, and what was there before stays. A folder takes the place of a folder
-    that is there.
+    If the body raises, what it wrote is deleted, and what was there before stays. What is written takes the place of
+    a file or a folder that is there.
 
     Args:
         path: Final name; its folder is made where it is missing.
@@ -40,7 +40,7 @@ def written_aside(path: Path, *, first_wins: bool = False) -> Iterator[Path]:
             yield aside
             for written in (*aside.rglob("*"), aside):
                 flush(written)
-            if aside.is_dir() and not first_wins:
+            if path.is_dir() and not first_wins:
                 delete(path)
             try:
                 aside.replace(path)

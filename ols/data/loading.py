@@ -15,6 +15,7 @@ from ols.data.augmentation import Augmentation
 from ols.data.mixing import Mixing
 from ols.data.options import Unreadable
 from ols.data.sampling import Batches, EvalBatches, Key, TrainBatches
+from ols.data.sources.files import ImageFiles
 from ols.data.sources.pack import Pack
 from ols.data.sources.protocol import ImageSource
 from ols.data.transforms import EvalTransform
@@ -147,6 +148,12 @@ class Loader:
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # its own, so that starting an iterator leaves the global generator alone
         )
+
+    @property
+    def reading_advice(self) -> str:
+        """What would make reading faster, for data of this form."""
+        more = "more data.workers"
+        return f"a pack of the data set or {more}" if isinstance(self.source, ImageFiles) else more
 
     def _for_channels(self, values: list[float]) -> Tensor:
         return torch.tensor(values, dtype=self.dtype, device=self.device).view(-1, 1, 1)

@@ -85,12 +85,15 @@ def verify_checkpoint(folder: Path) -> None:
 
 
 def clean_checkpoints(folder: RunFolder) -> None:
-    """Delete what a kill left half written or half deleted, and set damaged checkpoints aside with a warning."""
+    """Delete what a kill left half written or half deleted; set damaged checkpoints, and other runs', aside by name."""
     for leftover in [*folder.checkpoints.glob(".*.partial"), *folder.checkpoints.glob(".*.deleted")]:
         delete(leftover)
     for path in folder.list_checkpoints():
         try:
             verify_checkpoint(path)
+            run = load_state(path).get("identity", {}).get("run")
+            if run != folder.identity.get("run"):
+                raise DamagedFileError(f"{path} is of another run")
         except DamagedFileError as error:
             aside = path.with_name(f"damaged-{path.name}")
             warnings.warn(f"{error}; {path.name} is not used, and moved to {aside}", stacklevel=2)

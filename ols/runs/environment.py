@@ -35,8 +35,45 @@ def environment_record(device: torch.device, num_processes: int, threads: int) -
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {_processor()}",
         "num_processes": num_processes,
         "threads": threads,
-        "command": sys.argv,
+        "command": command_line(),
     }
+
+
+def command_line() -> list[str]:
+    """Return what was typed to start this process, with the launcher that it was typed for.
+
+    That is the outermost of its ancestors whose command line has this script as an argument: `torchrun`, `accelerate
+    launch`, `uv run`. Where the system does not tell (it does on Linux), it is `python` and the script's own arguments.
+    """
+    own = ["python", *sys.argv]
+    if sys.orig_argv[-len(sys.argv) :] == sys.argv:
+        own = sys.orig_argv
+    typed, process = own, os.getppid()
+    while (command := _command_of(process)) and sys.argv[0] in command[1:]:
+        typed, process = command, _parent_of(process)
+    typed = [_bare_name(typed[0]), *typed[1:]]
+    # A script of an environment's `bin`, which its interpreter runs
+    if typed[0].startswith("python") and len(typed) > 1 and Path(typed[1]).parent.name in ("bin", "Scripts"):
+        typed = [_bare_name(typed[1]), *typed[2:]]
+    return typed
+
+
+def _bare_name(program: str) -> str:
+    return Path(program).name if os.path.isabs(program) else program
+
+
+def _command_of(process: int) -> list[str]:
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
+    except OSError:
+        return []
+
+
+def _parent_of(process: int) -> int:
+    try:
+        return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def _processor() -> str:

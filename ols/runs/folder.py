@@ -1,7 +1,9 @@
 """The folder of a run: the names in it, whose it is, and what it holds between one command and the next."""
 
+import hashlib
 import json
 import os
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
@@ -11,7 +13,7 @@ from typing import IO, Any
 import yaml
 
 from ols.config import Config, config_from
-from ols.files import DamagedFileError, delete
+from ols.files import DamagedFileError, delete, read_record
 
 try:
     import fcntl
@@ -56,6 +58,9 @@ class RunFolder:
         self.evaluation = self.path / "evaluation"
         self.unreadable_samples = self.path / "unreadable_samples.json"
         self.nonfinite_samples = self.path / "nonfinite_samples.json"
+        self.identity_file = self.path / "run.json"
+        # Which run and which configuration checkpoints bear; filled in by `claim`.
+        self.identity: dict[str, str] = {}
         # Beside the folder, so that it stays where it is when the folder is moved or deleted.
         self.lock = self.path.with_name(f".{self.path.name}.lock")
 
@@ -120,6 +125,7 @@ def claim(run_dir: str | Path, config: Config, resume: str, *, enabled: bool = T
     with _locked(folder.lock, folder.path) if enabled else nullcontext():
         if enabled:
             _make_room(folder, config, resume)
+            folder.identity = _identify(folder, config)
         yield folder
 
 
@@ -180,6 +186,29 @@ def _make_room(folder: RunFolder, config: Config, resume: str) -> None:
             f"{folder} holds a run with another configuration:\n" + "\n".join(differences) + "\n"
             "Name another folder with --run_dir, or move that run aside with --resume never."
         )
+
+
+def _identify(folder: RunFolder, config: Config) -> dict[str, str]:
+    """Return the run's own name, drawn when it began, and a digest of all in the configuration that results depend on.
+
+    Where the file with the name is lost or damaged, it is the one that the newest checkpoint bears.
+    """
+    own = {key: value for key, value in flat_config(config).items() if key not in FREE_KEYS | FILLED_IN}
+    digest = hashlib.blake2b(json.dumps(own, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
+    try:
+        run = read_record(folder.identity_file)["run"]
+    except DamagedFileError:
+        checkpoints = folder.list_checkpoints()
+        run = (_run_of(checkpoints[-1]) if checkpoints else None) or uuid.uuid4().hex
+    return {"run": run, "config": digest}
+
+
+def _run_of(checkpoint: Path) -> str | None:
+    """Return the run that a checkpoint says it is of; None where it says nothing."""
+    try:
+        return json.loads((checkpoint / "state.json").read_text())["identity"]["run"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def move_aside(folder: RunFolder) -> None:

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shlex
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from ols.files import append_line, write_file
+from ols.files import append_line, write_file, write_record
 from ols.runs.folder import RunFolder
 from ols.tasks.task import Task
 from ols.tracking import dashboard
 
 FORMAT = 1
+EVENTS = "events.out.tfevents."  # and the time in seconds, ten digits
 
 
 class Tracker:
@@ -59,9 +61,11 @@ class Tracker:
         folder, command = self.folder, shlex.join(self.environment["command"])
         config = yaml.safe_dump(self.config, sort_keys=False)
         write_file(folder.config, config)
+        write_record(folder.identity_file, folder.identity)
         append_line(folder.environment, json.dumps({"format": FORMAT, "images_seen": images_seen, **self.environment}))
         write_file(folder.command, f"{command}\n")
         records = _continue_records(folder.metrics, metrics_bytes)
+        _keep_order(folder.path)
         self._writer = SummaryWriter(str(folder), purge_step=purge_from)
         for record in records:
             if record["images_seen"] >= purge_from:
@@ -142,6 +146,21 @@ class Tracker:
         """Flush and close the logs."""
         if self._writer is not None:
             self._writer.close()
+
+
+def _keep_order(folder: Path) -> None:
+    """Rename earlier event files so that one that is begun now comes after them.
+
+    TensorBoard reads them in the order of the time in their names, and a clock may have been set back, or be another
+    machine's.
+    """
+    now = int(time.time())
+    earlier = sorted(folder.glob(f"{EVENTS}*"))
+    if not earlier or int(earlier[-1].name[len(EVENTS) :].split(".")[0]) < now:
+        return
+    for number, path in enumerate(earlier):
+        rest = path.name[len(EVENTS) :].partition(".")[2]
+        path.rename(path.with_name(f"{EVENTS}{now - len(earlier) + number:010d}.{rest}"))
 
 
 def _add_scalars(writer: SummaryWriter, values: dict[str, float], images_seen: int) -> None:

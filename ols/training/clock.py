@@ -32,9 +32,11 @@ class StepClock:
 
     Args:
         device: Where the work is done.
+        reading_advice: What would make reading faster, for a run that it limits.
     """
 
-    def __init__(self, device: torch.device):
+    def __init__(self, device: torch.device, *, reading_advice: str = "more data.workers"):
+        self._reading_advice = reading_advice
         self._on_gpu = device.type == "cuda"
         self._seconds = dict.fromkeys(SECTIONS, 0.0)
         self._ended: list[str | None] = []  # section that ends at each mark
@@ -81,7 +83,13 @@ class StepClock:
             return None
         seconds = {name: value - self._before[name] for name, value in self.read().items() if name in STEP}
         steps = FORECAST_STEPS - WARM_UP_STEPS
-        return forecast(seconds, steps=steps, steps_left=steps_left, global_batch_size=global_batch_size)
+        return forecast(
+            seconds,
+            steps=steps,
+            steps_left=steps_left,
+            global_batch_size=global_batch_size,
+            reading_advice=self._reading_advice,
+        )
 
     def table(self) -> str:
         """Return a table of what each section took: seconds in all, share, and milliseconds a step."""
@@ -112,7 +120,9 @@ def build_trace(folder: Path, rank: int, *, wanted: bool) -> profile | NoTrace:
     )
 
 
-def forecast(seconds: dict[str, float], *, steps: int, steps_left: int, global_batch_size: int) -> str:
+def forecast(
+    seconds: dict[str, float], *, steps: int, steps_left: int, global_batch_size: int, reading_advice: str
+) -> str:
     """Return a line that says how fast a run is, how long it will train, and what limits it.
 
     Args:
@@ -120,16 +130,14 @@ def forecast(seconds: dict[str, float], *, steps: int, steps_left: int, global_b
         steps: How many steps those were.
         steps_left: Steps until the run ends.
         global_batch_size: Images a step.
+        reading_advice: What would make reading faster.
     """
     total = sum(seconds.values())
     shares = {section: value / total for section, value in seconds.items()}
     model = shares["forward"] + shares["backward"]
-    if shares[DATA] >= 0.1:
-        limit = "reading images limits it: a pack of the data set or more data.workers would help"
-    elif model >= 0.5:
-        limit = "the model limits it"
-    else:
-        limit = f"{max(shares, key=shares.__getitem__)} limits it"
+    parts = {"model": model} | {name: share for name, share in shares.items() if name not in ("forward", "backward")}
+    largest = max(parts, key=parts.__getitem__)
+    limit = f"reading images limits it: {reading_advice} would help" if largest == DATA else f"the {largest} limits it"
     return (
         f"speed {global_batch_size * steps / total:,.0f} img/s, {1000 * total / steps:,.0f} ms a step: "
         f"{_duration(steps_left * total / steps)} of training left, without evaluations; "

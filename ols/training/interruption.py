@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: SIGTERM and SIGINT, from a scheduler, a launcher or the keyboard."""
+"""Signals that ask a run to stop, from a scheduler, a launcher, the keyboard, or a terminal that is closed."""
 
 import os
 import signal
@@ -9,6 +9,7 @@ from types import FrameType
 
 # Launchers pass on what the terminal or the scheduler has sent to all processes: the same signal, twice.
 ECHO_SECONDS = 2.0
+SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")  # Windows lacks the last
 
 
 class Interruption:
@@ -24,8 +25,16 @@ class Interruption:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take SIGTERM and SIGINT inside; may be nested. Call from the main thread."""
-        before = {number: signal.signal(number, self._take) for number in (signal.SIGTERM, signal.SIGINT)}
+        """Take SIGTERM, SIGINT and SIGHUP inside; may be nested. Call from the main thread.
+
+        A SIGHUP that is ignored, as under `nohup`, stays so.
+        """
+        numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
+        before = {
+            number: signal.signal(number, self._take)
+            for number in numbers
+            if signal.getsignal(number) is not signal.SIG_IGN
+        }
         try:
             yield
         finally:

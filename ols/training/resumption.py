@@ -1,6 +1,7 @@
 """What of a run lies in its checkpoints: everything that the next step depends on, on any number of processes."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ols.files import DamagedFileError, read_record, write_record
+from ols.files import DamagedFileError, delete, read_record, write_record
 from ols.losses.base import LabelLoss
 from ols.runs.checkpoint import (
     clean_checkpoints,
@@ -22,6 +23,7 @@ from ols.runs.checkpoint import (
     optimizer_tensors,
     prune_checkpoints,
     save_checkpoint,
+    verify_checkpoint,
 )
 from ols.runs.folder import RunFolder
 from ols.training.progress import Best, Progress
@@ -77,6 +79,7 @@ class RunCheckpoints:
                 tensors["ema"] = self.average.state_dict()
             tensors |= {_rank_part(rank): share for rank, share in enumerate(shares)}
             state = {
+                "identity": self.folder.identity,
                 "progress": asdict(progress),
                 "optimizer": optimizer_rest,
                 "num_processes": accelerator.num_processes,
@@ -108,8 +111,12 @@ class RunCheckpoints:
         if self.accelerator.is_main_process:
             prune_checkpoints(self.folder, keep_last=keep_last, keep=self.folder.checkpoint(progress.best.epoch))
 
-    def resume(self) -> tuple[Progress, int]:
+    def resume(self, has_ended: Callable[[Progress], bool]) -> tuple[Progress, int]:
         """Bring all parts to the newest intact checkpoint, if there is one.
+
+        Args:
+            has_ended: Whether there is nothing left to train. A run that was stopped in its test is brought to where
+                its last epoch was not evaluated yet: what TensorBoard has from there on is written again.
 
         Returns:
             How far the run has come, and the bytes that metrics.jsonl had there.
@@ -117,7 +124,7 @@ class RunCheckpoints:
         Raises:
             ValueError: The run was trained on other data.
         """
-        found = [self._newest() if self.accelerator.is_main_process else None]
+        found = [self._newest(has_ended) if self.accelerator.is_main_process else None]
         path, state = broadcast_object_list(found)[0]
         if path is None:
             return Progress(), 0
@@ -131,18 +138,24 @@ class RunCheckpoints:
     def load_best(self, progress: Progress) -> None:
         """Load the weights and soft labels of the best epoch."""
         path = self.folder.checkpoint(progress.best.epoch)
-        self._load_weights(path, load_state(path))
+        verify_checkpoint(path)
+        self._load_weights(path)
 
-    def _newest(self) -> tuple[Path | None, dict[str, Any]]:
+    def _newest(self, has_ended: Callable[[Progress], bool]) -> tuple[Path | None, dict[str, Any]]:
         """Return the newest intact checkpoint, and its state, brought up to date if the epoch was evaluated since."""
         clean_checkpoints(self.folder)
         intact = self.folder.list_checkpoints()
         if not intact:
-            self.folder.best.unlink(missing_ok=True)
+            delete(self.folder.best)
             return None, {}
         newest = intact[-1]
         state = load_state(newest)
         self._check_data(newest, state["data"])
+        if state["identity"] != self.folder.identity:
+            raise ValueError(
+                f"{newest} was trained with another configuration than {self.folder.config} has now: put that file "
+                "back, or move the run aside with --resume never"
+            )
 
         before = state["progress"]
         try:
@@ -151,11 +164,13 @@ class RunCheckpoints:
             warnings.warn(f"{error}; the newest epoch is evaluated again", stacklevel=2)
             record = None
         if record is not None and record["evaluated"] > before["epoch"]:
-            self.folder.best.unlink()  # of epochs whose checkpoints are lost
+            delete(self.folder.best)  # of epochs whose checkpoints are lost
             record = None
         if record is not None and newest == self.folder.checkpoint(record["evaluated"]):
             since = {name: record[name] for name in ("best", "evaluated", "tested")}
-            state |= {"progress": before | since, "metrics_bytes": record["metrics_bytes"]}
+            evaluated = Progress.load(before | since)
+            if evaluated.tested or not has_ended(evaluated):
+                state |= {"progress": before | since, "metrics_bytes": record["metrics_bytes"]}
         best = state["progress"]["best"]["epoch"]
         if best and self.folder.checkpoint(best) not in intact:
             warnings.warn(f"the best epoch, {best}, is lost: the best is chosen from here on", stacklevel=2)
@@ -174,7 +189,7 @@ class RunCheckpoints:
     def _load(self, path: Path, state: dict[str, Any]) -> None:
         """Bring the parts to the place of a checkpoint."""
         accelerator = self.accelerator
-        self._load_weights(path, state)
+        self._load_weights(path)
         load_optimizer(self.optimizer, load_tensors(path, "optimizer"), state["optimizer"])
         if accelerator.scaler is not None:
             accelerator.scaler.load_state_dict(state["scaler"])
@@ -182,7 +197,7 @@ class RunCheckpoints:
         for name, value in self.own.items():
             value.copy_(share[name])
 
-    def _load_weights(self, path: Path, state: dict[str, Any]) -> None:
+    def _load_weights(self, path: Path) -> None:
         self.model.load_state_dict(load_tensors(path, "model"))
         if self.average is not None:
             self.average.load_state_dict(load_tensors(path, "ema"))

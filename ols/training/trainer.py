@@ -93,7 +93,7 @@ class Trainer:
         self.schedule, self.train_loader, self.val_loader = schedule, train_loader, val_loader
         self.task, self.select_by = task, task.selecting(config.select_by)
         self.log = RunLog(tracker, task)
-        self.clock = StepClock(accelerator.device)
+        self.clock = StepClock(accelerator.device, reading_advice=train_loader.reading_advice)
         self.trace = build_trace(folder.path, accelerator.process_index, wanted=profile)
         self.teacher = teacher.eval().requires_grad_(False) if teacher is not None else None
         self.ema = MovingAverage(model, decay=config.ema_decay) if config.ema_decay is not None else None
@@ -154,7 +154,7 @@ class Trainer:
         """Train to the end, from the newest checkpoint if there is one; the best epoch's weights are loaded at last.
 
         Raises:
-            Interrupted: SIGTERM or SIGINT asked to stop; the run is saved and can be continued.
+            Interrupted: SIGTERM, SIGINT or SIGHUP asked to stop; the run is saved and can be continued.
             RuntimeError: Too many steps in a row were not finite.
         """
         total = self.config.epochs * self.train_loader.batches.steps * self.train_loader.batches.global_batch_size
@@ -177,16 +177,20 @@ class Trainer:
             while True:
                 if self.progress.evaluated < self.progress.epoch:
                     self.evaluate_epoch()
-                if self.progress.has_ended(epochs=self.config.epochs, early_stop_epochs=self.config.early_stop_epochs):
+                if self.has_ended(self.progress):
                     break
                 self.train_epoch(bar)
                 self.end_epoch()
         self.checkpoints.load_best(self.progress)
         return self.progress.best
 
+    def has_ended(self, progress: Progress) -> bool:
+        """Return whether there is nothing left to train."""
+        return progress.has_ended(epochs=self.config.epochs, early_stop_epochs=self.config.early_stop_epochs)
+
     def resume(self) -> None:
         """Continue from the newest intact checkpoint, if there is one, and open the logs there."""
-        self.progress, metrics_bytes = self.checkpoints.resume()
+        self.progress, metrics_bytes = self.checkpoints.resume(self.has_ended)
         repeated = self.progress.evaluated < self.progress.epoch  # the evaluation here, should it be recorded already
         self.log.tracker.start(
             images_seen=self.images_seen,
@@ -282,13 +286,19 @@ class Trainer:
             RuntimeError: Always; the message names a file with the samples of the step.
         """
         indices = torch.cat(step.indices).tolist()
-        list_nonfinite(self.folder, self.train_loader, self.accelerator, step=step.number, indices=indices)
+        place = self.place_of(step.number)
+        list_nonfinite(self.folder, self.train_loader, self.accelerator, place=place, indices=indices)
         raise RuntimeError(
             f"the training loss or its gradient was not finite in {self.progress.nonfinite_in_a_row} steps in a row, "
-            f"at last at step {step.number} (epoch {self.progress.epoch + 1}), whose samples are named in "
+            f"at last at {place}, whose samples are named in "
             f"{self.folder.nonfinite_samples}; lower optim.peak_lr or set train.clip_grad_norm; "
             f"the last checkpoint is in {self.folder.checkpoints}"
         )
+
+    def place_of(self, step: int) -> str:
+        """Return which step of which epoch the n-th step of the run is, both from 1."""
+        epoch, inside = divmod(step - 1, self.train_loader.batches.steps)
+        return f"step {inside + 1} of epoch {epoch + 1}"
 
     def is_time_to_save(self) -> bool:
         """Return whether the main process, whose clock counts, has not saved for long; it says so once."""
@@ -337,7 +347,7 @@ class Trainer:
         """Evaluate the model, and its moving average, on a split; keyed by the tags' prefix, the selected one last.
 
         Raises:
-            Interrupted: SIGTERM or SIGINT asked to stop; the same command evaluates again.
+            Interrupted: SIGTERM, SIGINT or SIGHUP asked to stop; the same command evaluates again.
         """
 
         def leave_if_asked() -> None:
@@ -369,7 +379,8 @@ class Trainer:
             Interrupted: Always.
         """
         command = shlex.join(self.log.tracker.environment["command"])
-        self.accelerator.print(f"stopped after step {self.progress.step}; the same command continues: {command}")
+        place = self.place_of(self.progress.step) if self.progress.step else "no step"
+        self.accelerator.print(f"stopped after {place}; the same command continues: {command}")
         self.log.tracker.close()
         self.accelerator.end_training()
         raise Interrupted

@@ -28,7 +28,7 @@ def list_unreadable(folder: RunFolder, loader: TrainLoader, accelerator: Acceler
 
 
 def list_nonfinite(
-    folder: RunFolder, loader: Loader, accelerator: Accelerator, *, step: int, indices: Sequence[int]
+    folder: RunFolder, loader: Loader, accelerator: Accelerator, *, place: str, indices: Sequence[int]
 ) -> None:
     """Write down the samples of a step whose loss or gradient was not finite; every process calls it.
 
@@ -36,11 +36,11 @@ def list_nonfinite(
         folder: The run's folder.
         loader: Of the training split.
         accelerator: Says which process this is.
-        step: Number of the step.
+        place: Which step of which epoch.
         indices: Its samples of this process.
     """
     gathered = gather_object(list(indices))
     if accelerator.is_main_process:
         names = [loader.source.sample_id(index) for index in gathered]
-        write_record(folder.nonfinite_samples, {"step": step, "sample_ids": names})
+        write_record(folder.nonfinite_samples, {"place": place, "sample_ids": names})
     accelerator.wait_for_everyone()

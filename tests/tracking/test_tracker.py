@@ -34,7 +34,10 @@ def test_the_folder_says_how_the_run_was_made_before_the_first_record(tmp_path):
     tracker.close()
 
 
-def test_a_continued_run_has_no_doubled_and_no_missing_points(tmp_path):
+@pytest.mark.parametrize("set_back", [0, 1000, 100_000_000])
+def test_a_continued_run_has_no_doubled_and_no_missing_points_whatever_the_clock_says(tmp_path, monkeypatch, set_back):
+    clock = time.time
+
     def record(tag, images_seen, value):
         tracker.log({tag: value}, images_seen=images_seen, epoch=1)
 
@@ -48,7 +51,7 @@ def test_a_continued_run_has_no_doubled_and_no_missing_points(tmp_path):
     tracker._writer.flush()  # and no close: the attempt is killed
 
     tracker = _tracker(tmp_path)
-    time.sleep(1)  # event files are read in the order of their names, which begin with a second
+    monkeypatch.setattr(time, "time", lambda: clock() - set_back)  # or another machine's
     tracker.start(images_seen=20, metrics_bytes=place, purge_from=20)
     record("val/top1", 20, 0.6)
     place = tracker.flush()
@@ -56,7 +59,7 @@ def test_a_continued_run_has_no_doubled_and_no_missing_points(tmp_path):
     tracker._writer.flush()
 
     tracker = _tracker(tmp_path)
-    time.sleep(1)  # event files are read in the order of their names, which begin with a second
+    monkeypatch.setattr(time, "time", lambda: clock() - 2 * set_back)
     tracker.start(images_seen=20, metrics_bytes=place, purge_from=21)
     record("train/loss", 30, 0.5)
     tracker.close()

@@ -34,12 +34,13 @@ def _seconds(**spent) -> dict[str, float]:
     ("spent", "limit"),
     [
         ({"forward": 3.0, "backward": 6.0, "data": 0.5, "optimizer": 0.5}, "the model limits it"),
-        ({"forward": 2.0, "backward": 3.0, "data": 5.0}, "reading images limits it: a pack of the data set"),
+        ({"forward": 2.0, "backward": 2.0, "data": 6.0}, "reading images limits it: a pack would help"),
+        ({"forward": 3.0, "backward": 4.0, "data": 3.0}, "the model limits it"),
         ({"forward": 1.0, "backward": 2.0, "optimizer": 7.0}, "optimizer limits it"),
     ],
 )
 def test_a_forecast_says_how_long_a_run_takes_and_what_limits_it(spent, limit):
-    line = forecast(_seconds(**spent), steps=45, steps_left=45 * 720, global_batch_size=256)
+    line = forecast(_seconds(**spent), steps=45, steps_left=45 * 720, global_batch_size=256, reading_advice="a pack")
     assert line.startswith("speed 1,152 img/s, 222 ms a step: 2 h 00 min of training left")  # 45 steps in 10 seconds
     assert limit in line
 

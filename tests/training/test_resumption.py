@@ -1,12 +1,15 @@
 """Runs interrupted in this process at chosen places; `test_chaos.py` kills real ones."""
 
+import contextlib
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 from conftest import CLASSES, Tree, fill
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from benchmarks.chaos import differences, metrics_without_timing
 from ols.runs.checkpoint import load_tensors
@@ -26,6 +29,9 @@ OPTIONS = [
     "--train.keep_last=3",
     "--optim.peak_lr=0.01",
 ]
+
+
+SIGNALS = [("SIGTERM", "train_step"), ("SIGINT", "evaluate"), ("SIGHUP", "train_step")]
 
 
 class Killed(BaseException):
@@ -124,7 +130,9 @@ def test_checkpoints_come_by_time_too(train, monkeypatch):
     assert folders == [1, 2, 3, 3]
 
 
-@pytest.mark.parametrize(("name", "place"), [("SIGTERM", "train_step"), ("SIGINT", "evaluate")])
+@pytest.mark.parametrize(
+    ("name", "place"), [("SIGTERM", "train_step"), ("SIGINT", "evaluate"), ("SIGHUP", "train_step")]
+)
 def test_a_signal_finishes_the_step_saves_and_exits_with_status_0(train, monkeypatch, capsys, name, place):
     function, calls = getattr(Trainer, place), []
 
@@ -134,21 +142,67 @@ def test_a_signal_finishes_the_step_saves_and_exits_with_status_0(train, monkeyp
             os.kill(os.getpid(), signal.Signals[name])
         return function(self, *args)
 
-    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, place, signalling)
         with pytest.raises(Interrupted) as stopped:
             train("run", "--loss.name=hard")
     assert stopped.value.code == 0
-    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    assert [signal.getsignal(number) for number in numbers] == before
     printed = capsys.readouterr().out
     steps = 3 if place == "train_step" else 9
-    assert f"stopped after step {steps}; the same command continues: " in printed
+    assert f"stopped after step {steps % 3 or 3} of epoch {-(-steps // 3)}; the same command continues: " in printed
     train("run", "--loss.name=hard")
     printed = capsys.readouterr().out
     assert "continuing after epoch " in printed
     records = [json.loads(line) for line in (train.folder / "run/metrics.jsonl").read_text().splitlines()]
     assert [record["images_seen"] for record in records if "train/loss" in record] == [8 * n for n in range(1, 10)]
+
+
+def test_a_checkpoint_of_another_run_is_set_aside_and_one_of_another_configuration_refused(train, monkeypatch):
+    whole = train("run", *OPTIONS)
+    _killed(train, monkeypatch, ((Trainer, "train_step", 9), False))
+    broken = RunFolder(train.folder / "broken")
+    foreign = RunFolder(whole).list_checkpoints()[-1]  # of the same configuration, and complete
+    shutil.copytree(foreign, broken.checkpoints / foreign.name)
+    with pytest.warns(UserWarning, match=rf"{foreign.name} is of another run"):
+        train("broken", *OPTIONS)
+    assert differences(whole, broken.path, epoch=3) == []
+
+    config = RunFolder(whole).config
+    config.write_text(config.read_text().replace("momentum: 0.9", "momentum: 0.8"))
+    with pytest.raises(ValueError, match=r"was trained with another configuration than .*config\.yaml has now"):
+        train("run", *OPTIONS, "--optim.momentum=0.8")
+
+
+def test_a_run_whose_name_is_lost_continues(train, monkeypatch):
+    _killed(train, monkeypatch, ((Trainer, "train_step", 9), False))
+    broken = RunFolder(train.folder / "broken")
+    before = broken.identity_file.read_text()
+    broken.identity_file.unlink()
+    train("broken", *OPTIONS)
+    assert broken.identity_file.read_text() == before
+
+
+def test_tensorboard_has_every_record_once_after_a_kill_in_the_test(train, monkeypatch):
+    import ols.training.resumption
+
+    for call in (4, 5):  # of writing best.json: after each of three epochs, then after the test
+        name = f"killed{call}"
+        with monkeypatch.context() as patch:
+            _kill_at_call(patch, ols.training.resumption, "write_record", call, after=False)
+            with contextlib.suppress(Killed):
+                train(name, "--loss.name=hard")
+        train(name, "--loss.name=hard")
+        folder = train.folder / name
+        records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+        for tag in ("val/top1", "test/top1", "train/loss"):
+            recorded = [(record["images_seen"], record[tag]) for record in records if tag in record]
+            shown = [(event.step, event.value) for event in events.Scalars(tag)]
+            assert [step for step, _ in shown] == [step for step, _ in recorded]
+            assert [value for _, value in shown] == pytest.approx([value for _, value in recorded])
 
 
 def _flip_a_byte(path: Path) -> None:
