@@ -60,13 +60,20 @@ class Names:
 
 
 class InMemory:
-    """Batches that lie on the device, in the place of `ols.data.Loader`."""
+    """Batches that lie on the device, in the place of `ols.data.loading.TrainLoader`."""
+
+    reading_advice = "nothing"
+    steps_per_epoch = property(lambda self: self.batches.steps)
 
     def __init__(self, images: list[Tensor], targets: list[Tensor], steps: int):
         self.source = Names()
         self.images, self.targets = images, targets
         size = len(images[0])
         self.batches = TrainBatches(np.arange(steps * size), BatchShare(size))
+
+    def epoch(self, number: int, start_step: int = 0) -> Iterator[dict[str, Tensor]]:
+        """Yield the same batches in every epoch."""
+        yield from self
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         for step in range(self.batches.steps):
@@ -158,6 +165,7 @@ class OurTrainer:
             schedule=schedule,
             train_loader=loader,
             val_loader=loader,
+            data={},
             tracker=tracker,
         )
         self.trainer.clock.steps = FORECAST_STEPS  # a forecast would stand in the table

@@ -137,6 +137,7 @@ def run(config: Config, accelerator: "Accelerator", folder: "RunFolder") -> None
         schedule=schedule,
         train_loader=loaders.train,
         val_loader=loaders.val,
+        data=loaders.fingerprints(),
         tracker=tracker,
         teacher=teacher,
         profile=config.profile,

@@ -12,7 +12,7 @@ from ols.data.sampling import BatchShare, EvalBatches, TrainBatches
 from ols.data.selection import select
 from ols.data.sources.opening import open_sources
 from ols.data.sources.pack import Pack
-from ols.data.sources.protocol import SPLITS
+from ols.data.sources.protocol import SPLITS, Split
 from ols.data.transforms import EvalTransform, Preprocessing, TrainTransform
 
 
@@ -29,6 +29,10 @@ class Loaders:
     def classes(self) -> list[str]:
         """Label of each class, `[K]`."""
         return self.train.source.classes
+
+    def fingerprints(self) -> dict[Split, dict[str, str]]:
+        """Return what tells another data set from this one, by split: see `Loader.fingerprint`."""
+        return {"train": self.train.fingerprint(), "val": self.val.fingerprint(), "test": self.test.fingerprint()}
 
     @property
     def groups(self) -> list[str]:

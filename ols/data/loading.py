@@ -166,12 +166,17 @@ class Loader:
         """Distinct samples over all processes."""
         return len(self.batches.pool)
 
-    def fingerprint(self) -> str:
-        """Return a checksum of the classes, and of the names and classes of the pool's samples in their order."""
+    def fingerprint(self) -> dict[str, str]:
+        """Return checksums that tell another data set from this one.
+
+        Returns:
+            `samples`: of the classes, and of the names and targets of the pool's samples in their order. `images`: of
+            the images of the whole split, as far as the source looks at them, see `ImageSource.content`.
+        """
         digest = hashlib.blake2b("\n".join(self.source.classes).encode(), digest_size=16)
         for index in self.batches.pool.tolist():
             digest.update(f"\n{self.source.sample_id(index)}\t{self.source.targets[index]}".encode())
-        return digest.hexdigest()
+        return {"samples": digest.hexdigest(), "images": self.source.content()}
 
     def zeros(self, count: int) -> Tensor:
         """Return `count` black images as the model sees them, `[count, C, H, W]`, on the device."""

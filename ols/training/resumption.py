@@ -1,7 +1,7 @@
 """What of a run lies in its checkpoints: everything that the next step depends on, on any number of processes."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ols.data.sources.protocol import Split
 from ols.files import DamagedFileError, delete, read_record, write_record
 from ols.losses.base import LabelLoss
 from ols.runs.checkpoint import (
@@ -41,7 +42,7 @@ class RunCheckpoints:
         loss: The loss, with what it has learned.
         optimizer: The optimizer.
         own: Tensors that each process has of its own, by name; all else is the same on every process.
-        data: Checksums of the data that the run depends on, by split.
+        data: Checksums of the data that the run depends on, by split: `samples` and `images`.
         steps_per_epoch: Optimizer steps of an epoch.
     """
 
@@ -52,7 +53,7 @@ class RunCheckpoints:
     loss: LabelLoss
     optimizer: Optimizer
     own: dict[str, Tensor]
-    data: dict[str, str]
+    data: Mapping[Split, Mapping[str, str]]
     steps_per_epoch: int
 
     def save(self, progress: Progress, metrics_bytes: int) -> None:
@@ -83,7 +84,7 @@ class RunCheckpoints:
                 "progress": asdict(progress),
                 "optimizer": optimizer_rest,
                 "num_processes": accelerator.num_processes,
-                "data": self.data,
+                "data": {split: dict(parts) for split, parts in self.data.items()},
                 "metrics_bytes": metrics_bytes,
             }
             if accelerator.scaler is not None:
@@ -177,13 +178,17 @@ class RunCheckpoints:
             state["progress"] = before | {"best": asdict(Best()), "tested": False}
         return newest, state
 
-    def _check_data(self, path: Path, before: dict[str, str]) -> None:
-        differing = [split for split, checksum in self.data.items() if checksum != before.get(split)]
+    def _check_data(self, path: Path, before: dict[str, dict[str, str]]) -> None:
+        words = {"samples": "classes, samples or their order", "images": "the images themselves"}
+        differing = [
+            f"{word} of {' and '.join(splits)}"
+            for part, word in words.items()
+            if (splits := [split for split, now in self.data.items() if now[part] != before[split][part]])
+        ]
         if differing:
             raise ValueError(
-                f"{path} was trained on other data: classes, samples or their order differ in "
-                f"{' and '.join(differing)}. Name the folder of the same data set with --data.root, or move that run "
-                "aside with --resume never."
+                f"{path} was trained on other data: {', and '.join(differing)} differ. Name the folder of the same "
+                "data set with --data.root, or move that run aside with --resume never."
             )
 
     def _load(self, path: Path, state: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import shlex
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import NoReturn
 
@@ -15,6 +16,7 @@ from tqdm import tqdm
 
 from ols.config import TrainConfig
 from ols.data.loading import EvalLoader, TrainLoader
+from ols.data.sources.protocol import Split
 from ols.evaluation.evaluate import Evaluation, evaluate
 from ols.losses.base import LabelLoss
 from ols.metrics.measures import find_measure
@@ -56,6 +58,7 @@ class Trainer:
         schedule: Function of the optimizer steps taken.
         train_loader: Training split.
         val_loader: Validation split.
+        data: What tells another data set from this one, see `Loaders.fingerprints`: a run continues on the same one.
         tracker: Where the run is recorded.
         teacher: Frozen model whose logits go to a loss that needs a teacher.
         profile: Whether to write a trace of some steps to the run's folder.
@@ -79,6 +82,7 @@ class Trainer:
         schedule: Scheduler,
         train_loader: TrainLoader,
         val_loader: EvalLoader,
+        data: Mapping[Split, Mapping[str, str]],
         tracker: Tracker,
         teacher: nn.Module | None = None,
         profile: bool = False,
@@ -129,7 +133,7 @@ class Trainer:
             loss=loss,
             optimizer=optimizer,
             own=own,
-            data={"train": train_loader.fingerprint(), "val": val_loader.fingerprint()},
+            data=data,
             steps_per_epoch=train_loader.steps_per_epoch,
         )
 

@@ -7,11 +7,15 @@ import shutil
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import CLASSES, Tree, fill
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from benchmarks.chaos import differences, metrics_without_timing
+from ols.data.packing import write_pack
+from ols.data.sources.opening import open_sources
 from ols.runs.checkpoint import load_tensors
 from ols.runs.folder import RunFolder
 from ols.training.interruption import Interrupted
@@ -258,11 +262,30 @@ def test_a_run_follows_its_data_to_another_folder_but_takes_no_other_data(train,
     moved = Tree(tmp_path / "moved")
     fill(moved, {"train": 6, "val": 3, "test": 3}).write_csvs()
     assert train("run", *options, f"--data.root={moved.root}") == run_dir
+    image = moved.root / moved.rows["test"][0][0]
+    before = image.read_bytes()
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(image)
+    with pytest.raises(ValueError, match=r"trained on other data: the images themselves of test differ\. "):
+        train("run", *options, f"--data.root={moved.root}")
+    image.write_bytes(before)
     label, folder = next(iter(CLASSES.items()))
     moved.add("train", f"{folder}/another.png", label)
     moved.write_csvs()
-    with pytest.raises(ValueError, match=r"trained on other data: .* differ in train\. .*--data\.root"):
+    with pytest.raises(ValueError, match=r"order of train, and the images themselves of train differ\. .*--data\.root"):
         train("run", *options, f"--data.root={moved.root}")
+
+
+def test_a_pack_of_another_size_is_other_data(train, tree, tmp_path):
+    options = ["--train.epochs=1", "--loss.name=hard", "--data.root"]
+    tree.write_csvs()
+    packs = {}
+    for name, size in (("one", 36), ("again", 36), ("other", 40)):
+        packs[name] = str(tmp_path / name)
+        write_pack(open_sources(tree.root)[0], tmp_path / name, size=size)
+    run_dir = train("run", *options, packs["one"])
+    assert train("run", *options, packs["again"]) == run_dir
+    with pytest.raises(ValueError, match="the images themselves of train and val and test differ"):
+        train("run", *options, packs["other"])
 
 
 def test_early_stopping_counts_across_an_interruption(train, monkeypatch):

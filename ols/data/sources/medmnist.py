@@ -1,5 +1,6 @@
 """MedMNIST files: a whole data set in one `.npz`."""
 
+import hashlib
 import zipfile
 from pathlib import Path
 
@@ -50,6 +51,11 @@ class MedMNIST:
     def sample_id(self, index: int) -> str:
         """Return the split and the number of a sample in it."""
         return f"{self.split}/{index}"
+
+    def content(self) -> str:
+        """Return a checksum of every pixel."""
+        shape = repr(self._images.shape).encode()
+        return hashlib.blake2b(shape + self._images.tobytes(), digest_size=16).hexdigest()
 
     def read(self, index: int) -> Image.Image:
         """Return an image of mode `L` (`in_chans=1`) or `RGB` (`in_chans=3`)."""

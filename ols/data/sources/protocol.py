@@ -29,3 +29,9 @@ class ImageSource(Protocol):
 
     def sample_id(self, index: int) -> str:
         """Return a name that is unique, and the same on every machine."""
+
+    def content(self) -> str:
+        """Return a checksum of the images: the same on every machine, another one for other images.
+
+        It costs seconds at most, so that forms that would have to be read whole look at less, and say at what.
+        """
