@@ -8,6 +8,8 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from torch import Tensor
 
+GAP = "#f5c3c4"  # opaque: over the bar of an under-confident bin it has the colour of its legend, too
+
 
 def reliability_diagram(reliability: Tensor, *, title: str, intervals: Tensor | None = None) -> Figure:
     """Draw accuracy against confidence, with the number of samples below.
@@ -25,7 +27,7 @@ def reliability_diagram(reliability: Tensor, *, title: str, intervals: Tensor | 
     upper.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--", label="perfect")
     upper.bar(middle, np.nan_to_num(accuracy), width, color="#4c78a8", edgecolor="white", label="accuracy")
     gap = np.nan_to_num(confidence - accuracy)
-    upper.bar(middle, gap, width, np.nan_to_num(accuracy), color="#e45756", alpha=0.35, label="gap to confidence")
+    upper.bar(middle, gap, width, np.nan_to_num(accuracy), color=GAP, label="gap to confidence")
     if intervals is not None:
         filled = count > 0
         upper.vlines(middle[filled], *intervals.numpy()[filled].T, color="0.15", linewidth=1.2, label="95 % interval")
@@ -129,6 +131,42 @@ def soft_label_heatmap(soft_labels: Tensor, classes: list[str], groups: list[str
     axes.set(title=title, xlabel="probability of", ylabel="true class")
     bar = figure.colorbar(image, label="soft label", ticks=range(-6, 1))
     bar.ax.set_yticklabels([f"$10^{{{power}}}$" if power else "1" for power in range(-6, 1)])
+    return figure
+
+
+def confusion_matrix(confusion: np.ndarray, names: Sequence[str], *, title: str) -> Figure:
+    """Draw which share of each row's images is predicted as what, with the shares written in where there is room.
+
+    Args:
+        confusion: Number of images, row = truth, `[K, K]`.
+        names: Of rows and columns `[K]`.
+        title: Title.
+    """
+    totals = confusion.sum(axis=1, keepdims=True)
+    shares = np.divide(confusion, totals, out=np.zeros(confusion.shape), where=totals > 0)
+    side = 2.5 + 0.32 * len(names)
+    figure = Figure(figsize=(side, side * 0.92), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+    axes.set_yticks(
+        range(len(names)),
+        [f"{name} ({total:,.0f})" for name, total in zip(names, totals[:, 0], strict=True)],
+        fontsize=7,
+    )
+    for row, column in zip(*np.nonzero(confusion), strict=True):
+        share = shares[row, column]
+        axes.text(
+            column,
+            row,
+            f"{100 * share:.0f}",
+            ha="center",
+            va="center",
+            fontsize=6,
+            color="white" if share > 0.6 else "black",
+        )
+    axes.set(title=title, xlabel="predicted", ylabel="truth (images)")
+    figure.colorbar(image, label="share of the row", shrink=0.8)
     return figure
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from ols.config import NearestKeyParser
+from ols.config import NearestKeyParser, one_line_errors
 from ols.data.sources.opening import find_form
 from ols.phantoms import write_phantoms
 from ols.runs.folder import RunFolder
@@ -54,10 +54,7 @@ def parse_study(argv: Sequence[str] | None = None) -> tuple[Study, list[Run], bo
             first.error(f"{token}: no such axis; the study has {', '.join(values['axes'])}")
     try:
         study = Study(**values)
-        runs = plan_runs(study, known.study, overrides)
-        for root in dict.fromkeys(run.config.data.root for run in runs if not run.config.data.phantoms):
-            find_form(root)
-        return study, runs, known.dry_run
+        return study, plan_runs(study, known.study, overrides), known.dry_run
     except (FileNotFoundError, ValueError) as error:
         first.error(str(error))
 
@@ -79,10 +76,13 @@ def main(study: Study, runs: list[Run], *, dry_run: bool) -> int:
         print(estimate(seconds, runs, parallel=study.parallel))
         return 0
 
-    # Phantoms, once for all runs
-    for run in runs:
-        if run.config.data.phantoms:
-            write_phantoms(run.config.data.root, run.config.phantoms)
+    # Phantoms, once for all runs; any other data set has to be there
+    with one_line_errors():
+        for run in runs:
+            if run.config.data.phantoms:
+                write_phantoms(run.config.data.root, run.config.phantoms)
+        for root in dict.fromkeys(run.config.data.root for run in runs):
+            find_form(root)
 
     # Train; only a run that is made in one go tells how long a run takes
     anew = {run.run_dir.name for run in runs if not run.has_begun}

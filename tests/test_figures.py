@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from ols.figures import embedding, reliability_diagram, risk_coverage, roc_curve
+from ols.figures import confusion_matrix, embedding, reliability_diagram, risk_coverage, roc_curve
 
 
 def test_a_reliability_diagram_shows_counts_and_intervals_of_filled_bins():
@@ -42,3 +42,26 @@ def test_an_embedding_has_the_points_of_every_label_and_names_those_that_occur()
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["CT", "US"]
     many = embedding(np.zeros((50, 2)), np.arange(50), [str(i) for i in range(50)], title="many")
     assert not many.legends
+
+
+def test_the_gap_of_an_under_confident_bin_has_the_colour_of_its_legend():
+    table = torch.tensor([[60.0, 0.3, 0.7], [60.0, 0.8, 0.6]])
+    figure = reliability_diagram(table, title="")
+    (upper, *_) = figure.axes
+    bars = [container for container in upper.containers if container.get_label() == "gap to confidence"]
+    colours = {patch.get_facecolor() for container in bars for patch in container}
+    (handle,) = [
+        h
+        for h, t in zip(figure.legends[0].legend_handles, figure.legends[0].get_texts(), strict=True)
+        if t.get_text() == "gap to confidence"
+    ]
+    assert colours == {handle.get_facecolor()}
+    assert handle.get_facecolor()[3] == 1  # else the bar below would shine through
+
+
+def test_a_confusion_matrix_shows_shares_of_its_rows():
+    figure = confusion_matrix(np.array([[3, 1], [0, 0]]), ["a", "b"], title="")
+    axes = figure.axes[0]
+    np.testing.assert_allclose(axes.images[0].get_array(), [[0.75, 0.25], [0, 0]])
+    assert [text.get_text() for text in axes.texts] == ["75", "25"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a (4)", "b (0)"]

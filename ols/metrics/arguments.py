@@ -36,6 +36,17 @@ def class_indices(target: Tensor, name: str = "target") -> Tensor:
     return target if target.dtype == torch.int64 else target.long()
 
 
+def usable_rows(logits: Tensor) -> Tensor:
+    """Return which rows softmax makes a distribution of, bool `[N]`.
+
+    A logit of -inf is a masked class, of probability 0. NaN, +inf and a row of masked classes alone give none.
+
+    Args:
+        logits: `[N, K]`.
+    """
+    return ~(logits.isnan() | (logits == torch.inf)).any(dim=1) & logits.isfinite().any(dim=1)
+
+
 def whole_number(name: str, value: Any) -> int:
     """Return a whole number of Python, NumPy or a tensor as Python's.
 

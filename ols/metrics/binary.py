@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ols.metrics.arguments import class_indices
+from ols.metrics.arguments import class_indices, usable_rows
 from ols.metrics.auc import auc, average_precision, roc_points, sensitivity_at_specificity
 from ols.metrics.classification import ClassificationMetrics
 from ols.metrics.composed import ComposedMetric
@@ -56,7 +56,7 @@ class BinaryMetrics(ComposedMetric):
         self.classification.update(logits, target)
         negative, positive = logits.detach().double().unbind(dim=1)
         wrong = torch.where(target == 1, -torch.inf, torch.inf).double()
-        finite = negative.isfinite() & positive.isfinite()
+        finite = usable_rows(logits.detach())
         self.scores.append(torch.where(finite, positive - negative, wrong))
         self.labels.append(target.double())
 

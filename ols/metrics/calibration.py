@@ -17,7 +17,8 @@ class CalibrationHistogram(WideStateMetric):
 
     3,840 right-closed bins of equal width over (0, 1], float64: 90 KiB however many samples; states add, so one
     reduction merges processes. The softmax is taken in float32, of float64 logits in float64; sums over samples in
-    float64. Rows with a non-finite logit have no probabilities: they are counted, and left out of everything else.
+    float64. A logit of -inf is a masked class. Rows with NaN or +inf, or of masked classes alone, have no
+    probabilities: they are counted, and left out of everything else.
 
     Results, NaN where they do not exist (before the first update, for one):
 
@@ -88,7 +89,7 @@ class CalibrationHistogram(WideStateMetric):
         squares = torch.linalg.vector_norm(exps, dim=1).double().square_()
         brier = torch.sub(squares.mul_(confidence), target_shifted.exp_(), alpha=2)
         rows = torch.stack([finite.double(), confidence, (predicted == target).double(), nll, brier], dim=1)
-        rows.nan_to_num_(0)
+        rows.nan_to_num_(0, posinf=torch.inf)  # the NLL of a label that is masked
         bin_index = (rows[:, 1] * FINE_BINS).ceil_().long().sub_(1).clamp_(min=0)
         self.bins.index_add_(0, bin_index, rows[:, :3])
         self.moments.addmm_(rows[:, :2].T, rows)
@@ -105,7 +106,7 @@ class CalibrationHistogram(WideStateMetric):
                 f"expected logits [B, {self.num_classes or 'K'}] and target [B], "
                 f"got {list(logits.shape)} and {list(target.shape)}"
             )
-        top = torch.add(logits.amax(dim=1, keepdim=True), logits.amin(dim=1, keepdim=True), alpha=0)
+        top = logits.amax(dim=1, keepdim=True)
         top = torch.add(top, top, alpha=0)  # 0 times infinity is NaN
         # As `argmax`, the first of equals, in less time: comparisons that write numbers are cheap.
         num_classes = logits.shape[1]

@@ -64,6 +64,7 @@ MEASURES = {
     "specificity": Measure("specificity", True, percent=True, note="negatives that are predicted as such"),
     # Of the order that a score of the positive class gives
     "auc": Measure("AUC", True, note="probability that a positive is scored above a negative", interval=True),
+    "macro_auc": Measure("AUC, one against the rest", True, note=_OCCURRING),
     "average_precision": Measure("average precision", True, note="precision over recall; chance is the prevalence"),
     "sensitivity_at_90_specificity": Measure("sensitivity at 90 % specificity", True, percent=True),
     # Of probabilities

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ols.metrics.arguments import class_indices
+from ols.metrics.arguments import class_indices, usable_rows
 
 
 def posterior_calibration(logits: Tensor, posterior: Tensor, *, latent: Tensor | None = None) -> dict[str, float]:
@@ -40,9 +40,10 @@ def posterior_calibration(logits: Tensor, posterior: Tensor, *, latent: Tensor |
         if latent.shape != logits.shape[:1] or ((latent < 0) | (latent >= num_classes)).any():
             raise ValueError(f"latent must hold {len(logits)} rows of posterior, below {num_classes}")
         posterior = posterior[latent]  # [N, K]
-    finite = logits.isfinite().all(dim=1)  # [N]
+    finite = usable_rows(logits)  # [N]
     log_probs, posterior = logits[finite].double().log_softmax(dim=1), posterior[finite]
     log_confidence, predicted = log_probs.max(dim=1)
+    log_probs = log_probs.masked_fill(posterior == 0, 0)  # adds nothing, not even where a masked class has -inf
     difference = log_confidence.exp() - posterior.gather(1, predicted[:, None]).squeeze(1)
     return {
         "posterior_kl": F.kl_div(log_probs, posterior, reduction="none").sum(1).mean().item(),

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ols.metrics.arguments import class_indices, real_number
+from ols.metrics.arguments import class_indices, real_number, usable_rows
 
 RISKS = (0.01, 0.05)
 
@@ -27,7 +27,7 @@ class RiskCoverage:
 
 
 def maximum_probability(logits: Tensor) -> Tensor:
-    """Return the maximum softmax probability, float64 `[N]`; -inf for rows with a non-finite logit `[N, K]`."""
+    """Return the maximum softmax probability, float64 `[N]`; -inf for rows `[N, K]` without one, see `usable_rows`."""
     return _of_finite(logits, logits.double().softmax(dim=1).amax(dim=1))
 
 
@@ -35,7 +35,8 @@ def normalized_maximum_logit(logits: Tensor, *, p: float = 2.0) -> Tensor:
     """Return the highest logit over the p-norm of the logits, both less their mean, float64 `[N]`.
 
     MaxLogit-pNorm of Cattelan and Silva (2023): of use where the norm of the logits carries no confidence, as after
-    training with smoothed labels. -inf for rows with a non-finite logit, 0 where all logits are equal.
+    training with smoothed labels. -inf for rows without a distribution, 0 where all logits are equal. Masked classes
+    count as absent.
 
     Args:
         logits: `[N, K]`.
@@ -47,16 +48,19 @@ def normalized_maximum_logit(logits: Tensor, *, p: float = 2.0) -> Tensor:
     p = real_number("p", p)
     if not p > 0:
         raise ValueError(f"p must be positive, got {p}")
-    centred = logits.double() - logits.double().mean(dim=1, keepdim=True)
+    masked = logits == -torch.inf  # classes that are not there
+    centred = logits.double().masked_fill(masked, 0)
+    centred = centred - centred.sum(dim=1, keepdim=True) / (~masked).sum(dim=1, keepdim=True)
+    centred = centred.masked_fill(masked, 0)
     # Scaled to a maximum of 1 first, which changes nothing but that powers neither overflow nor vanish
     centred = centred / centred.abs().amax(dim=1, keepdim=True)
-    score = centred.amax(dim=1) / torch.linalg.vector_norm(centred, ord=p, dim=1)
+    score = centred.masked_fill(masked, -torch.inf).amax(dim=1) / torch.linalg.vector_norm(centred, ord=p, dim=1)
     return _of_finite(logits, score.nan_to_num(0.0))
 
 
 def is_correct(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return which predictions are right, bool `[N]`; a row with a non-finite logit is an error."""
-    return (logits.argmax(dim=1) == class_indices(targets, "targets")) & logits.isfinite().all(dim=1)
+    """Return which predictions are right, bool `[N]`; a row without a distribution is an error."""
+    return (logits.argmax(dim=1) == class_indices(targets, "targets")) & usable_rows(logits)
 
 
 def risk_coverage(score: Tensor, correct: Tensor) -> RiskCoverage:
@@ -109,7 +113,7 @@ def selective_metrics(score: Tensor, correct: Tensor) -> dict[str, float]:
 
 
 def _of_finite(logits: Tensor, score: Tensor) -> Tensor:
-    return torch.where(logits.isfinite().all(dim=1), score, -torch.inf)
+    return torch.where(usable_rows(logits), score, -torch.inf)
 
 
 def _groups(score: Tensor, correct: Tensor) -> tuple[np.ndarray, np.ndarray]:

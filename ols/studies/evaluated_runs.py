@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ols.config import Config
 from ols.evaluation.predictions import Predictions, load_predictions
+from ols.metrics.arguments import usable_rows
 from ols.metrics.calibration import CalibrationHistogram
 from ols.metrics.calibration_noise import ece_noise
 from ols.metrics.embeddings import embedding_metrics
@@ -100,8 +101,8 @@ def load_runs(
     for run_dir, config, label, setting in zip(run_dirs, configs, labels, settings, strict=True):
         val, test = (load_predictions(path) for path in _predictions(run_dir))
         for predictions, split in ((val, "val"), (test, "test")):
-            if lacking := int((~predictions.logits.isfinite().all(dim=1)).sum()):
-                raise ValueError(f"{run_dir}: {lacking} {split} images have logits that are not finite")
+            if lacking := int((~usable_rows(predictions.logits)).sum()):
+                raise ValueError(f"{run_dir}: {lacking} {split} images have logits that give no probabilities")
         first = first or (run_dir, test)
         _check_same_images(*first, run_dir, test)
         try:

@@ -35,7 +35,7 @@ class Classification(Task):
     line: ClassVar[tuple[str, ...]] = ("top1", "top5", "balanced_accuracy", "nll", "ece")
     table: ClassVar[tuple[str, ...]] = ("top1", "top5", "balanced_accuracy", "macro_f1", "nll", "ece")
     report: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "Accuracy": ("top1", "top5", "balanced_accuracy", "macro_f1"),
+        "Accuracy": ("top1", "top5", "balanced_accuracy", "macro_f1", "macro_auc"),
         "Calibration": CALIBRATION,
         "Selective prediction": SELECTIVE,
         "Probabilities": ("nll", "brier", "brier_reliability", "brier_resolution"),

@@ -23,6 +23,7 @@ from ols.tasks.task import Task
 
 PERFECT = "perfect"
 COMPARISON_PAGE = "comparison.html"
+MIN_IMAGES = 10  # of a bin of the reliability chart
 
 SIGNED_PARTS = {"ece": ("overconfidence", "underconfidence")}  # shown where the measure is
 BELONGING = ("low", "high", "null")  # what belongs to a measure, as `NAME_low`
@@ -53,7 +54,8 @@ def add_reliability(writer: SummaryWriter, prefix: str, reliability: Tensor, *, 
     """Add a reliability curve to the chart that all runs share in the PR Curves tab.
 
     The chart's recall is mean confidence, its precision accuracy, its true and false positives the right and wrong
-    predictions of a bin; its thresholds and negatives mean nothing. Nothing is added where there is no sample.
+    predictions of a bin; its thresholds and negatives mean nothing. The chart joins its points and shows no interval,
+    so bins of fewer than 10 images are left out where two others remain. Nothing is added where there is no sample.
 
     Args:
         writer: Of the run.
@@ -61,7 +63,8 @@ def add_reliability(writer: SummaryWriter, prefix: str, reliability: Tensor, *, 
         reliability: Count, mean confidence and accuracy of each bin `[15, 3]`, NaN where a bin is empty.
         images_seen: Step of the slider.
     """
-    filled = reliability[reliability[:, 0] > 0].flip(0)  # the page reverses it, and wants ascending recall then
+    least = MIN_IMAGES if (reliability[:, 0] >= MIN_IMAGES).sum() > 1 else 1
+    filled = reliability[reliability[:, 0] >= least].flip(0)  # the page reverses it, and wants ascending recall then
     if not len(filled):
         return
     # The plugin cuts off columns at the end that have no positives; elsewhere it would draw them.
@@ -123,7 +126,8 @@ def add_layout(writer: SummaryWriter, task: Task, prefixes: Sequence[str]) -> No
                 tags = [f"{prefix}/{name}", f"{prefix}/{name}_low", f"{prefix}/{name}_high"]
                 charts[f"{prefix}: {MEASURES[name].label} with its 95 % interval"] = ["Margin", tags]
             for part in SIGNED_PARTS.get(name, ()):
-                charts[f"{prefix}: {MEASURES[part].label}"] = ["Multiline", [f"^{prefix}/{part}$"]]
+                # A line chart would be smoothed by 0.6, as the tab always begins; a margin without width is not.
+                charts[f"{prefix}: {MEASURES[part].label}"] = ["Margin", [f"{prefix}/{part}"] * 3]
     writer.add_custom_scalars({"evaluation": charts})
 
 

@@ -1,11 +1,13 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from netcal.metrics import ECE
+from sklearn.metrics import multilabel_confusion_matrix, roc_auc_score
 
 from ols.evaluation.predictions import Predictions
 from ols.evaluation.report.model_report import fit_temperature, report_soft_labels, report_split
-from ols.evaluation.report.records import AsPredicted, Calibration, ClassRecord, ModelReport
-from ols.evaluation.report.wording import sentences, worst_by_accuracy, worst_by_calibration
+from ols.evaluation.report.records import AgainstTheRest, AsPredicted, Calibration, ClassRecord, ModelReport
+from ols.evaluation.report.wording import markdown_text, sentences, worst_by_accuracy, worst_by_calibration
 from ols.tasks import build_task
 
 TASK = build_task("multiclass", ["class 0", "class 1", "class 2"], ["CT"] * 3)
@@ -101,11 +103,42 @@ def test_mass_inside_a_group_by_pencil():
 
 def test_the_worst_are_those_of_enough_images():
     def record(name, images, accuracy, ece):
+        rest = AgainstTheRest(None, None, None, None, None, None)
         said = AsPredicted(images, raw=Calibration(None, ece, None, None, 0.1))
-        return ClassRecord(images, accuracy if images else None, None, None, name, "CT", said)
+        return ClassRecord(images, accuracy if images else None, None, None, name, "CT", said, rest)
 
     records = [record("absent", 0, 0.0, 0.9), record("few", 9, 0.2, 0.8), record("many", 50, 0.2, 0.4)]
     records += [record(f"good {i}", 20, 0.9, 0.2 + i / 100) for i in range(12)]
     assert [found.name for found in worst_by_accuracy(records)][:3] == ["many", "few", "good 0"]
     worst = [found.name for found in worst_by_calibration(records)]
     assert worst == ["many", *(f"good {i}" for i in range(11, 2, -1))]
+
+
+def test_each_class_against_the_rest_is_what_scikit_learn_says(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.randint(0, 4, (300,), generator=generator)
+    logits = torch.randn(300, 5, generator=generator) + 1.5 * F.one_hot(targets, 5)
+    logits[:40, 3] = -torch.inf  # a masked class, the true one of some
+    names = list("abcde")
+    predictions = Predictions(
+        logits, targets, torch.arange(300), [str(i) for i in range(300)], names, ["CT"] * 5, "multiclass",
+        features=torch.randn(300, 4, generator=generator),
+    )  # fmt: skip
+    found = report_split(predictions, build_task("multiclass", names, ["CT"] * 5), 1.0)
+    probs, predicted = logits.softmax(1).numpy(), logits.argmax(1).numpy()
+    confusion = multilabel_confusion_matrix(targets.numpy(), predicted, labels=range(5))
+    for k, record in enumerate(found.classes[:4]):
+        (tn, fp), (fn, tp) = confusion[k]
+        assert record.rest.auc == pytest.approx(roc_auc_score(targets == k, probs[:, k]), abs=1e-6)
+        assert record.accuracy == pytest.approx(tp / (tp + fn))
+        assert record.rest.specificity == pytest.approx(tn / (tn + fp))
+        assert record.rest.ppv == pytest.approx(tp / (tp + fp))
+        assert record.rest.npv == pytest.approx(tn / (tn + fn))
+    assert found.classes[4].rest.auc is None
+    areas = [roc_auc_score(targets == k, probs[:, k]) for k in range(4)]
+    assert found.raw["macro_auc"] == pytest.approx(sum(areas) / 4, abs=1e-6)
+    assert found.raw["nonfinite"] == 0
+
+
+def test_names_are_shown_in_markdown_as_they_are():
+    assert markdown_text("a|b <i>\n`c` [d]*") == r"a\|b \<i> \`c\` \[d\]\*"

@@ -53,15 +53,14 @@ def test_a_row_that_is_not_finite_is_an_error_of_every_accuracy_and_no_part_of_c
     logits, target = random_case(60)
     broken = logits.clone()
     broken[0, 2], broken[1, 0], broken[2], broken[3, target[3]] = torch.nan, torch.inf, -torch.inf, torch.inf
-    broken[4, (target[4] + 1) % 7] = -torch.inf
-    keep = torch.arange(5, 60)
+    keep = torch.arange(4, 60)
     found = compute(ClassificationMetrics(7), broken, target)
     finite = compute(ClassificationMetrics(7), logits[keep], target[keep])
-    assert (found["count"], found["nonfinite"]) == (55, 5)
-    assert found["top1"] == pytest.approx(finite["top1"] * 55 / 60)
-    assert found["top5"] == pytest.approx(finite["top5"] * 55 / 60)
+    assert (found["count"], found["nonfinite"]) == (56, 4)
+    assert found["top1"] == pytest.approx(finite["top1"] * 56 / 60)
+    assert found["top5"] == pytest.approx(finite["top5"] * 56 / 60)
     predicted = logits.argmax(1)
-    predicted[:5] = 7  # a class that no target has
+    predicted[:4] = 7  # a class that no target has
     labels = list(range(6))
     with pytest.warns(UserWarning, match="y_pred contains classes not in y_true"):
         assert found["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(target, predicted))
@@ -146,3 +145,18 @@ def test_state_stays_float64_whatever_the_module_is_cast_to():
     histogram = CalibrationHistogram().half()
     assert histogram.bins.dtype == torch.float64
     assert histogram.bins.numel() * 8 == 90 * 1024
+
+
+def test_a_masked_class_is_one_that_is_not_there():
+    logits, target = random_case(60)
+    masked = torch.cat([logits, torch.full((60, 1), -torch.inf)], dim=1)
+    found, without = (
+        compute(ClassificationMetrics(8), masked, target),
+        compute(ClassificationMetrics(7), logits, target),
+    )
+    without["absent_classes"] += 1
+    assert found == pytest.approx(without, nan_ok=True)
+    masked[0, target[0]] = -torch.inf
+    found = compute(ClassificationMetrics(8), masked, target)
+    assert found["nll"] == torch.inf
+    assert (found["count"], found["nonfinite"]) == (60, 0)

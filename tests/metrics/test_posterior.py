@@ -52,11 +52,17 @@ def test_a_confusion_with_latent_classes_is_the_posterior_it_stands_for():
 
 
 def test_rows_with_a_non_finite_logit_are_left_out_and_counted():
-    logits = torch.tensor([[0.9, 0.1], [float("nan"), 0.0], [-float("inf"), 0.0]])
+    logits = torch.tensor([[0.9, 0.1], [float("nan"), 0.0], [float("inf"), 0.0]])
     posterior = torch.tensor([[0.8, 0.2], [1.0, 0.0], [0.0, 1.0]])
     measured = posterior_calibration(logits, posterior)
     assert (measured["count"], measured["nonfinite"]) == (1, 2)
     assert measured["posterior_kl"] == posterior_calibration(logits[:1], posterior[:1])["posterior_kl"]
+
+
+def test_a_masked_class_has_no_probability():
+    measured = posterior_calibration(torch.tensor([[0.3, 0.3, -torch.inf]]), torch.tensor([[0.5, 0.5, 0.0]]))
+    assert measured["count"] == 1
+    assert measured["posterior_kl"] == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize(

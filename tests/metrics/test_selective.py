@@ -102,3 +102,12 @@ def test_bad_input_is_named():
         selective_metrics(torch.ones(3), torch.ones(2))
     with pytest.raises(ValueError, match="p must be positive, got 0"):
         normalized_maximum_logit(torch.ones(1, 2), p=0)
+
+
+def test_a_masked_class_counts_as_absent():
+    logits = torch.tensor([[2.0, 0.5, -1.0], [0.1, 0.2, 0.9]])
+    masked = torch.cat([logits, torch.full((2, 1), -torch.inf)], dim=1)
+    torch.testing.assert_close(normalized_maximum_logit(masked), normalized_maximum_logit(logits))
+    torch.testing.assert_close(maximum_probability(masked), maximum_probability(logits))
+    assert is_correct(masked, torch.tensor([0, 2])).all()
+    assert maximum_probability(torch.full((1, 2), -torch.inf)).item() == -torch.inf

@@ -138,7 +138,7 @@ def test_logits_that_are_not_finite_are_refused(write_run):
     names = [str(i) for i in range(600)]
     broken = Predictions(logits, targets, torch.arange(600), names, list("abcdefg"), ["group"] * K, "multiclass")
     save_predictions(run_dir / "evaluation" / "test.safetensors", broken)
-    with pytest.raises(ValueError, match="1 test images have logits that are not finite"):
+    with pytest.raises(ValueError, match="1 test images have logits that give no probabilities"):
         load_runs([run_dir])
 
 

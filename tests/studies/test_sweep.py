@@ -23,6 +23,9 @@ class Recorded:
     def __init__(self, folder: Path):
         self.record, self.folder, self.file = folder / "record", folder / "study", folder / "study.yaml"
         self.record.mkdir()
+        self.data = folder / "data"
+        for split in ("train", "val", "test"):
+            (self.data / split).mkdir(parents=True)
         self.write()
 
     def write(self, **changes) -> None:
@@ -34,6 +37,7 @@ class Recorded:
                 "loss": {"hard": {"name": "hard"}, "soft": {"name": "label_smoothing", "smoothing": 0.2}},
                 "seed": [0, 1],
             },
+            "overrides": {"data": {"root": str(self.data)}},
             "launcher": LAUNCHER,
         }
         self.file.write_text(yaml.safe_dump(study | changes, sort_keys=False))

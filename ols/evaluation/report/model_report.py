@@ -10,6 +10,7 @@ from torch import Tensor
 from ols.evaluation.predictions import Predictions
 from ols.evaluation.report.records import (
     Accuracy,
+    AgainstTheRest,
     AsPredicted,
     Calibration,
     ClassRecord,
@@ -25,6 +26,8 @@ from ols.evaluation.report.records import (
     Subset,
     Temperature,
 )
+from ols.metrics.arguments import usable_rows
+from ols.metrics.auc import auc
 from ols.metrics.calibration import CalibrationHistogram
 from ols.metrics.calibration_error import calibration_errors, reliability_intervals
 from ols.metrics.calibration_noise import ece_noise
@@ -78,7 +81,7 @@ def build_model_report(
 
 def fit_temperature(predictions: Predictions) -> Temperature:
     """Fit a temperature to the predictions of a split that is neither train nor test."""
-    finite = predictions.logits.isfinite().all(dim=1)
+    finite = usable_rows(predictions.logits)
     images = int(finite.sum())
     try:
         scaling = TemperatureScaling().fit(predictions.logits[finite], predictions.targets[finite])
@@ -98,8 +101,9 @@ def report_split(predictions: Predictions, task: Task, temperature: float) -> Sp
     logits, targets = predictions.logits, predictions.targets
     classes, groups = predictions.classes, predictions.groups
     both = {"raw": logits, "scaled": logits / temperature}
-    finite = logits.isfinite().all(dim=1)
-    predicted = torch.where(finite, logits.nan_to_num().argmax(dim=1), -1)
+    finite = usable_rows(logits)
+    predicted = torch.where(finite, logits.nan_to_num(neginf=-torch.inf).argmax(dim=1), -1)
+    probs = logits.double().softmax(dim=1)
     correct = is_correct(logits, targets)
     accuracy = _accuracy(correct)
 
@@ -127,6 +131,19 @@ def report_split(predictions: Predictions, task: Task, temperature: float) -> Sp
         measured[name] |= {"top1_low": accuracy.accuracy_low, "top1_high": accuracy.accuracy_high}
         rows = torch.cat([table, reliability_intervals(table)], dim=1).tolist()
         reliability[name] = [ReliabilityBin(row[0], *map(_finite, row[1:])) for row in rows]
+    records = [
+        ClassRecord(
+            **vars(_accuracy(correct[targets == k])),
+            name=name,
+            group=groups[k],
+            predicted=_as_predicted(predicted == k, both, targets, correct),
+            rest=_against_the_rest(probs[finite, k], targets[finite] == k, predicted[finite] == k),
+        )
+        for k, name in enumerate(classes)
+    ]
+    areas = [record.rest.auc for record in records if record.rest.auc is not None]
+    for found in measured.values():
+        found["macro_auc"] = sum(areas) / len(areas) if areas else None
     features = predictions.required_features()
     usable = features.isfinite().all(dim=1)
     return SplitReport(
@@ -137,15 +154,7 @@ def report_split(predictions: Predictions, task: Task, temperature: float) -> Sp
         reliability=reliability,
         groups=subsets(groups),
         modalities=subsets([name.split("/")[0] for name in groups]),
-        classes=[
-            ClassRecord(
-                **vars(_accuracy(correct[targets == k])),
-                name=name,
-                group=groups[k],
-                predicted=_as_predicted(predicted == k, both, targets, correct),
-            )
-            for k, name in enumerate(classes)
-        ],
+        classes=records,
         confused=_confused_pairs(predicted, targets, classes, groups),
         errors=_confident_errors(predictions, predicted, both),
         embeddings=_plain(embedding_metrics(features[usable], targets[usable])),
@@ -201,6 +210,15 @@ def _calibration(logits: Tensor, targets: Tensor) -> Calibration:
     count, confidence, _ = histogram.bins.sum(dim=0)
     ece = calibration_errors(histogram.bins)["ece"]
     return Calibration(**_plain({"mean_confidence": confidence / count, "ece": ece, **ece_noise(histogram.bins)}))
+
+
+def _against_the_rest(score: Tensor, positive: Tensor, predicted: Tensor) -> AgainstTheRest:
+    """Return how well a class is told from all others, by its probability and by what is predicted."""
+    area = auc(score.numpy(), positive.numpy())
+    counts = (~positive).sum(), predicted.sum(), (~predicted).sum()
+    right = (~positive & ~predicted).sum(), (positive & predicted).sum(), (~positive & ~predicted).sum()
+    specificity, ppv, npv = (_finite(hits / of) if of else None for hits, of in zip(right, counts, strict=True))
+    return AgainstTheRest(_finite(area.value), _finite(area.low), _finite(area.high), specificity, ppv, npv)
 
 
 def _as_predicted(chosen: Tensor, both: dict[str, Tensor], targets: Tensor, correct: Tensor) -> AsPredicted:

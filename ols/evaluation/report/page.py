@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from matplotlib import rc_context
 from matplotlib.figure import Figure
@@ -23,6 +24,7 @@ from ols.evaluation.report.wording import (
     facts,
     group_rows,
     headline,
+    markdown_text,
     number,
     percent,
     sentences,
@@ -30,15 +32,17 @@ from ols.evaluation.report.wording import (
     worst_by_accuracy,
     worst_by_calibration,
 )
-from ols.figures import calibration_by_group, embedding, soft_label_heatmap
+from ols.figures import calibration_by_group, confusion_matrix, embedding, soft_label_heatmap
 from ols.figures import risk_coverage as draw_risk_coverage
 from ols.files import write_file
+from ols.metrics.arguments import usable_rows
 from ols.metrics.embeddings import tsne_coordinates
 from ols.metrics.selective import is_correct, maximum_probability, normalized_maximum_logit, risk_coverage
 from ols.tasks.classification import SELECTIVE
 from ols.tasks.task import Task
 
 TSNE_MIN_COUNT = 4
+CLASSES_DRAWN = 30  # in the confusion matrix; with more, it is of groups
 COLOURED_CLASSES = 20  # with more, the features are coloured by group
 THUMBNAIL_SIZE = 176  # pixels
 
@@ -128,6 +132,9 @@ def draw_figures(
     pairs = {name: (curve.coverage, curve.risk) for name, curve in curves.items()}
     figures["risk_coverage"] = draw_risk_coverage(pairs, title="")
     figures["groups"] = calibration_by_group(shown.groups)
+    # Classes where they can be read, else their groups
+    names = predictions.classes if len(predictions.classes) <= CLASSES_DRAWN else predictions.groups
+    figures["confusion"] = confusion_matrix(*_confusion(logits, targets, names), title="")
     features = predictions.required_features()
     usable = features.isfinite().all(dim=1)
     if usable.sum() >= TSNE_MIN_COUNT:
@@ -142,6 +149,17 @@ def draw_figures(
     return figures
 
 
+def _confusion(logits: Tensor, targets: Tensor, name_of_class: list[str]) -> tuple[np.ndarray, list[str]]:
+    """Return how many images of each name are predicted as which `[G, G]`, and the names `[G]`."""
+    names = list(dict.fromkeys(name_of_class))
+    place = np.array([names.index(name) for name in name_of_class])
+    usable = usable_rows(logits)
+    counts = np.zeros((len(names), len(names)))
+    predicted = logits[usable].nan_to_num(neginf=-torch.inf).argmax(dim=1)
+    np.add.at(counts, (place[targets[usable].numpy()], place[predicted.numpy()]), 1)
+    return counts, names
+
+
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("ols.evaluation.report", ""),
@@ -150,7 +168,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "number": number, "count": "{:,}".format}
+    environment.filters |= {"percent": percent, "number": number, "count": "{:,}".format, "escaped": markdown_text}
     environment.globals["ece_sentence"] = ece_sentence
     return environment
 

@@ -79,6 +79,27 @@ class AsPredicted:
 
 
 @dataclass(frozen=True)
+class AgainstTheRest:
+    """How well a class is told from all others; its sensitivity is the accuracy of its images.
+
+    Args:
+        auc: Area under the ROC curve of its probability; None where it, or all else, does not occur.
+        auc_low: Lower end of its interval (DeLong).
+        auc_high: Upper end.
+        specificity: Fraction of the other images for which it is not predicted.
+        ppv: Positive predictive value: fraction right of the images that it is predicted for.
+        npv: Negative predictive value: fraction right of the images that it is not predicted for.
+    """
+
+    auc: float | None
+    auc_low: float | None
+    auc_high: float | None
+    specificity: float | None
+    ppv: float | None
+    npv: float | None
+
+
+@dataclass(frozen=True)
 class ClassRecord(Accuracy):
     """The images of a class.
 
@@ -87,11 +108,13 @@ class ClassRecord(Accuracy):
         group: Modality and anatomy.
         predicted: The images that it is predicted for. Calibration is theirs: given the true class, not even a
             perfectly calibrated model is calibrated.
+        rest: The class against all others.
     """
 
     name: str
     group: str
     predicted: AsPredicted
+    rest: AgainstTheRest
 
 
 @dataclass(frozen=True)

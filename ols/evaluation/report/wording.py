@@ -1,6 +1,7 @@
 """A report as text: the rows of its tables, and sentences."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,6 +141,8 @@ def sentences(report: ModelReport, task: Task) -> list[str]:
         f"The group of the lowest accuracy is {worst.name}: {percent(worst.accuracy)} "
         f"({percent(worst.accuracy_low)} to {percent(worst.accuracy_high)}) of {worst.images:,} images."
     )
+    if found.raw["nll"] is None and found.raw["count"]:
+        said.append("The NLL is infinite: the model gives some labels no probability at all.")
     if found.raw["nonfinite"]:
         said.append(f"{found.raw['nonfinite']:.0f} images had non-finite logits: errors that no ECE or NLL counts.")
     return said
@@ -151,6 +154,11 @@ def ece_sentence(values: Measured) -> str:
         f"ECE {number(values['ece'])} ({number(values['ece_low'])} to {number(values['ece_high'])}), "
         f"null {number(values['ece_null'])}, N = {values['count']:,.0f}."
     )
+
+
+def markdown_text(text: str) -> str:
+    """Return text as Markdown shows it, whatever the name of a class or a group holds: one line, nothing marked up."""
+    return re.sub(r"([\\`*\[\]<|])", r"\\\1", " ".join(text.split()))
 
 
 def percent(value: float | None) -> str:
