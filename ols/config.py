@@ -21,6 +21,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser
 
 from ols.data.options import DataOptions
 from ols.losses import LOSSES, LabelLoss, find_loss, find_preset
+from ols.models.options import parse_start
 from ols.phantoms import PhantomConfig
 from ols.tasks import find_task
 
@@ -59,18 +60,20 @@ class ModelConfig:
 
     Args:
         name: A name that timm knows.
-        pretrained: Start from timm's weights (needs the network).
-        init_from: Start from the weights of a run or an export of the same architecture: its folder. The head is new
-            where the number of classes differs.
+        start: Weights to start from: `none`; `imagenet`, timm's (needs the network), or `imagenet:<file>`;
+            `run:<folder>` of a run or an export of the same architecture; published ones, `radimagenet-keras:<file>`,
+            `radimagenet-torch:<file>`, `radimagenet-hub:<file>` or `radiologynet:<file>`. The head is new where the
+            number of classes differs.
     """
 
     name: str = "resnet50"
-    pretrained: bool = False
-    init_from: str | None = None
+    start: str = "none"
 
     def __post_init__(self):
-        if self.pretrained and self.init_from is not None:
-            raise ValueError(f"model.pretrained and model.init_from ({self.init_from}) are two starts: choose one")
+        try:
+            parse_start(self.start)
+        except ValueError as error:
+            raise ValueError(f"model.start: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -226,7 +229,8 @@ class Config:
         """Return the configuration with derived values filled in, and a dry run's folder kept apart."""
         sizes = self.data.with_resize_size()
         data = replace(sizes, root=os.path.expanduser(sizes.root), splits=expand_home(sizes.splits))
-        model = replace(self.model, init_from=expand_home(self.model.init_from))
+        kind, place = parse_start(self.model.start)
+        model = replace(self.model, start=kind if place is None else f"{kind}:{expand_home(place)}")
         name = f"{Path(data.root).name}-{model.name}-{self.loss['name']}-seed{self.seed}"
         # Names such as hf_hub:timm/resnet50 and local-dir:/exports/one make a folder's name, too.
         run_dir = expand_home(self.run_dir) or f"runs/{re.sub(r'[^A-Za-z0-9_.+-]+', '-', name)}"

@@ -48,9 +48,12 @@ def run(config: Config, accelerator: "Accelerator", folder: "RunFolder") -> None
     from ols.evaluation.report.console import describe_cost, describe_data, result_table
     from ols.losses import build_loss
     from ols.models.build import build_model
+    from ols.models.scale import describe_scale
+    from ols.models.variant import apply_variant
     from ols.phantoms import write_phantoms
+    from ols.runs.checkpoint import load_variant
     from ols.runs.environment import cores_per_process, environment_record
-    from ols.runs.export import export_model, load_export, start_from_export
+    from ols.runs.export import export_model, load_export, start_model
     from ols.tasks import build_task
     from ols.tracking.dashboard import write_comparison_page
     from ols.tracking.tracker import Tracker
@@ -94,10 +97,13 @@ def run(config: Config, accelerator: "Accelerator", folder: "RunFolder") -> None
         task.num_outputs,
         config.data.in_chans,
         image_size=config.data.image_size,
-        pretrained=config.model.pretrained,
+        pretrained=config.model.start == "imagenet" and not folder.list_checkpoints(),
     )
-    if config.model.init_from:
-        accelerator.print(start_from_export(model, Path(config.model.init_from)))
+    if checkpoints := folder.list_checkpoints():  # the weights it started from may be gone
+        apply_variant(model, load_variant(checkpoints[-1]))
+    elif line := start_model(model, config.model.start):
+        accelerator.print(line)
+        accelerator.print(describe_scale(model, loaders.val.first_images(32), config.data.mean, config.data.std) or "")
     accelerator.print(f"data  {loaders.description}\ntask  {task.describe()}")
     accelerator.print(f"{describe_data(loaders)}\n{describe_cost(model, loaders, epochs=config.train.epochs)}")
     model.to(device, dtype, memory_format=memory_format)

@@ -29,7 +29,7 @@ def test_every_feature_of_training_is_turned_on_by_a_config():
     features = {
         "train": ("precision", "channels_last", "compile", "clip_grad_norm", "ema_decay", "sync_bn"),
         "data": ("horizontal_flip", "augment", "erase_prob", "mixup_alpha", "cutmix_alpha", "mix_prob", "sampling"),
-        "model": ("pretrained",),
+        "model": ("start",),
     }
     for section, names in features.items():
         for name in names:
@@ -137,7 +137,11 @@ def test_another_preset_drops_the_files_loss_options_and_says_which(tmp_path, ca
         (("--config", "nowhere.yaml"), "no such file: nowhere.yaml"),
         (("--loss.name=focal", "--data.mixup_alpha=0.2"), "loss focal takes class indices only"),
         (("--loss.name=flsd53", "--data.cutmix_alpha=1"), "loss flsd53 takes class indices only"),
-        (("--model.pretrained=true", "--model.init_from=x"), "model.pretrained and model.init_from (x) are two starts"),
+        (
+            ("--model.start=radimagenet",),
+            "model.start: unknown start 'radimagenet'; known: none, imagenet",
+        ),
+        (("--model.start=run",), "model.start: the start 'run' needs a folder: run:<path>"),
     ],
 )
 def test_a_wrong_key_or_value_is_named_with_its_nearest_match(argv, message, capsys):
@@ -238,10 +242,11 @@ def test_a_file_that_names_another_loss_drops_the_options_of_the_first_with_a_wo
 
 def test_the_home_folder_stands_for_a_tilde_in_every_path(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    paths = {"run_dir": "~/r", "teacher": "~/t", "data.root": "~/d", "data.splits": "~/s", "model.init_from": "~/m"}
+    paths = {"run_dir": "~/r", "teacher": "~/t", "data.root": "~/d", "data.splits": "~/s", "model.start": "run:~/m"}
     config = asdict(parse_config(QUICKSTART, [f"--{key}={path}" for key, path in paths.items()]))
     found = [config["run_dir"], config["teacher"], *(config["data"][key] for key in ("root", "splits"))]
-    assert [*found, config["model"]["init_from"]] == [str(tmp_path / name) for name in "rtdsm"]
+    assert found == [str(tmp_path / name) for name in "rtds"]
+    assert config["model"]["start"] == f"run:{tmp_path / 'm'}"
 
 
 def test_a_model_with_slashes_in_its_name_makes_one_folder():

@@ -131,6 +131,7 @@ class Loader:
 
     def __init__(self, images: TransformedImages, batches: Batches, *, workers: int = 0, place: Place | None = None):
         place = place or Place()
+        self._images = images
         self.source, self.preprocessing, self.batches = images.source, images.transform.preprocessing, batches
         self.device, self.dtype, self.memory_format = torch.device(place.device), place.dtype, place.memory_format
         pairs = list(zip(self.preprocessing.mean, self.preprocessing.std, strict=True))
@@ -148,6 +149,11 @@ class Loader:
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # its own, so that starting an iterator leaves the global generator alone
         )
+
+    def first_images(self, count: int) -> Tensor:
+        """Return the intensities of the first images of the pool, in [0, 1] before their scaling, `[N, C, H, W]`."""
+        images = self._images.__getitems__([(0, index) for index in self.batches.pool[:count].tolist()])["image"]
+        return images.float() / 255
 
     @property
     def reading_advice(self) -> str:

@@ -1,6 +1,9 @@
 """From which weights a model starts: tensors into a model, every one accounted for; and the input they expect."""
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 import timm
 from timm.models import adapt_input_conv
@@ -8,8 +11,80 @@ from torch import Tensor, nn
 
 from ols.models.build import architecture
 from ols.models.head import first_convolution_names, head_parameter_names
+from ols.models.options import IMAGENET
+from ols.models.published import (
+    COUNTER,
+    keras_variant,
+    read_hub,
+    read_keras,
+    read_radiologynet,
+    read_timm,
+    read_torch,
+)
+from ols.models.variant import Variant, apply_variant
 
-DEFAULT = 0.5  # maps intensities to [-1, 1]
+Channels = tuple[float, ...]
+HALF: Channels = (0.5,)  # maps intensities to [-1, 1]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A form in which weights are published.
+
+    Args:
+        read: From the file and timm's network to tensors in timm's names.
+        variant: From the architecture to what the network differs in from timm's.
+        scale: Mean and standard deviation that the weights expect, of intensities in [0, 1]; None for timm's.
+    """
+
+    read: Callable[[Path, nn.Module], Mapping[str, Tensor]]
+    variant: Callable[[str], Variant]
+    scale: tuple[Channels, Channels] | None
+
+
+def _radiologynet_variant(name: str) -> Variant:
+    return Variant(bn_eps=1e-3) if name.startswith("mobilenetv3") else Variant()
+
+
+# (BGR - mean) / 255, as Keras's RadImageNet was trained: the first channel that the network sees is blue, or any of a
+# gray image.
+KERAS_SCALE: tuple[Channels, Channels] = ((103.939 / 255, 116.779 / 255, 123.68 / 255), (1.0, 1.0, 1.0))
+KINDS = {
+    IMAGENET: Kind(read_timm, lambda name: Variant(), None),
+    "radimagenet-keras": Kind(read_keras, keras_variant, KERAS_SCALE),
+    "radimagenet-torch": Kind(read_torch, lambda name: Variant(), (HALF, HALF)),
+    "radimagenet-hub": Kind(read_hub, keras_variant, KERAS_SCALE),
+    "radiologynet": Kind(read_radiologynet, _radiologynet_variant, ((0.0,), (1.0,))),
+}
+
+
+def start_from_file(model: nn.Module, kind: str, path: Path) -> str:
+    """Load published weights into timm's network, and change it into the variant that they are of.
+
+    Args:
+        model: timm's, not wrapped, for 1 or 3 channels.
+        kind: A name of `KINDS`.
+        path: The file.
+
+    Returns:
+        A line that says what was loaded, how much of the network that is, and the file's SHA-256.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is of another form or architecture, or does not hold every tensor of the trunk.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no such file of weights: {path}")
+    tensors = KINDS[kind].read(path, model)
+    line = load_into(model, tensors, str(path))
+    variant = KINDS[kind].variant(architecture(model) or "")
+    apply_variant(model, variant)
+    head = set(head_parameter_names(model))
+    of_trunk = sum(p.numel() for name, p in model.named_parameters() if name not in head)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    changed = "" if variant == Variant() else f"; {variant}"
+    return f"{line}; every one of {of_trunk:,} parameters of the trunk{changed}; sha256 {digest}"
 
 
 def load_into(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> str:
@@ -20,7 +95,7 @@ def load_into(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> s
 
     Args:
         model: timm's, not wrapped, for 1 or 3 channels.
-        tensors: By name, as in the model's state dict.
+        tensors: By name, as in the model's state dict; counters of batches may be left out.
         source: Where they come from, for messages.
 
     Returns:
@@ -31,6 +106,7 @@ def load_into(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> s
     """
     weights, own = dict(tensors), model.state_dict()
     line = f"start {len(weights)} tensors of {source}"
+    weights = {name: value for name, value in own.items() if name.endswith(COUNTER)} | weights
     for name in first_convolution_names(model):
         if name in weights and (found := weights[name].shape[1:2]) != (wanted := own[name].shape[1:2]):  # not the bias
             gray = found > wanted
@@ -46,9 +122,7 @@ def load_into(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> s
     return line + (f"; new: {', '.join(new)}" if new else "")
 
 
-def pretrained_normalization(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def pretrained_normalization(name: str) -> tuple[Channels, Channels]:
     """Return mean and standard deviation of each channel that timm's weights of a model expect, in [0, 1]."""
     config = timm.get_pretrained_cfg(name)
-    if config is None:
-        return (DEFAULT,), (DEFAULT,)
-    return tuple(config.mean), tuple(config.std)
+    return (HALF, HALF) if config is None else (tuple(config.mean), tuple(config.std))

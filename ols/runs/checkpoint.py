@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ols.files import DamagedFileError, delete, file_checksum, named_errors, read_record, write_record, written_aside
+from ols.models.variant import Variant
 from ols.runs.folder import RunFolder
 
 FORMAT = 1
@@ -58,6 +59,14 @@ def load_state(folder: Path) -> dict[str, Any]:
     if state.get("format") != FORMAT:
         raise ValueError(f"{folder} has checkpoint format {state.get('format')}, expected {FORMAT}")
     return state
+
+
+def load_variant(folder: Path) -> Variant:
+    """Return what the network of a checkpoint differs in from timm's; timm's own where nobody can read it."""
+    try:
+        return Variant(**load_state(folder)["variant"])
+    except (OSError, ValueError, LookupError, TypeError):  # set aside later, with its name
+        return Variant()
 
 
 def load_tensors(folder: Path, part: str) -> dict[str, Tensor]:

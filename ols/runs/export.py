@@ -1,6 +1,7 @@
 """A trained model as others can load it: safetensors and a JSON that timm reads, without this package."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from ols.config import ModelConfig
 from ols.data.transforms import Preprocessing
 from ols.files import written_aside
 from ols.models.build import architecture, model_arguments
-from ols.models.start import DEFAULT, load_into, pretrained_normalization
+from ols.models.options import FRESH, RUN, parse_start
+from ols.models.start import HALF, KINDS, load_into, pretrained_normalization, start_from_file
+from ols.models.variant import Variant, apply_variant, variant_of
 
 FORMAT = 1
 
@@ -32,7 +35,8 @@ def export_model(
     """Write an export, which `timm.create_model("local-dir:<folder>", pretrained=True)` loads.
 
     It is `model.safetensors` and `config.json`. What timm has no key for stands under `ols` in the JSON: task, groups,
-    the whole preprocessing, metrics.
+    the whole preprocessing, metrics, and the variant. A network that timm's of the same name is not, has a name that
+    timm refuses: `load_export` alone builds it.
 
     Args:
         folder: Where to: complete or absent, and replaced if it is there.
@@ -46,8 +50,9 @@ def export_model(
     """
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     channels, size = preprocessing.in_chans, preprocessing.image_size
+    variant = variant_of(model)
     config = {
-        "architecture": architecture,
+        "architecture": architecture if variant.is_timms else f"{architecture}-variant-of-ols",
         "num_classes": len(classes),
         "num_features": model.num_features,
         "model_args": model_arguments(architecture, len(classes), channels, size),
@@ -64,6 +69,8 @@ def export_model(
         },
         "ols": {
             "format": FORMAT,
+            "architecture": architecture,
+            "variant": asdict(variant),
             "task": task,
             "groups": groups,
             "preprocessing": vars(preprocessing),
@@ -104,11 +111,12 @@ def load_export(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     """
     config = load_description(folder)
     with torch.random.fork_rng(devices=[]):  # building draws initial weights that are not kept
-        model = timm.create_model(config["architecture"], **config["model_args"])
+        model = timm.create_model(config["ols"]["architecture"], **config["model_args"])
+    apply_variant(model, Variant(**config["ols"]["variant"]))
     try:
         model.load_state_dict(_load_weights(folder))
     except RuntimeError as error:
-        raise ValueError(f"{folder} does not hold the weights of {config['architecture']}: {error}") from error
+        raise ValueError(f"{folder} does not hold the weights of {config['ols']['architecture']}: {error}") from error
     return model.eval(), config
 
 
@@ -127,10 +135,33 @@ def start_from_export(model: nn.Module, folder: Path) -> str:
         ValueError: The export is of another format or architecture, or its other weights do not fit.
     """
     folder = find_export(folder)
-    found, expected = load_description(folder)["architecture"].split(".")[0], architecture(model)
+    described = load_description(folder)["ols"]
+    found, expected = described["architecture"].split(".")[0], architecture(model)
     if found != expected:
         raise ValueError(f"{folder} is an export of {found}, and the model is {expected}")
-    return load_into(model, _load_weights(folder), str(folder))
+    line = load_into(model, _load_weights(folder), str(folder))
+    apply_variant(model, Variant(**described["variant"]))
+    return line
+
+
+def start_model(model: nn.Module, start: str) -> str | None:
+    """Give a model the weights that it starts from.
+
+    Args:
+        model: timm's, not wrapped, for 1 or 3 channels; already timm's pretrained one for `imagenet` without a file.
+        start: `none`, or kind and place, such as `radimagenet-keras:weights.h5`.
+
+    Returns:
+        A line that says what was loaded; None where nothing was.
+
+    Raises:
+        FileNotFoundError: There is no such file or export.
+        ValueError: The weights are of another form or architecture.
+    """
+    kind, place = parse_start(start)
+    if place is None:
+        return None
+    return start_from_export(model, Path(place)) if kind == RUN else start_from_file(model, kind, Path(place))
 
 
 def find_export(folder: Path) -> Path:
@@ -147,12 +178,13 @@ def start_normalization(start: ModelConfig) -> tuple[tuple[float, ...], tuple[fl
     Raises:
         FileNotFoundError: The folder holds no export.
     """
-    if start.init_from:
-        preprocessing = load_description(find_export(Path(start.init_from)))["ols"]["preprocessing"]
+    kind, place = parse_start(start.start)
+    if kind == FRESH:
+        return HALF, HALF
+    if kind == RUN:
+        preprocessing = load_description(find_export(Path(place or "")))["ols"]["preprocessing"]
         return tuple(preprocessing["mean"]), tuple(preprocessing["std"])
-    if start.pretrained:
-        return pretrained_normalization(start.name)
-    return (DEFAULT,), (DEFAULT,)
+    return KINDS[kind].scale or pretrained_normalization(start.name)
 
 
 def _load_weights(folder: Path) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from ols.data.transforms import Preprocessing
 from ols.files import file_checksum, read_record
 from ols.models.build import build_model
 from ols.models.head import num_outputs
+from ols.models.variant import Variant, apply_variant
 from ols.runs.checkpoint import load_state, load_tensors, verify_checkpoint
 from ols.runs.export import load_description, load_export
 from ols.runs.folder import RunFolder
@@ -64,6 +65,7 @@ class Trained:
             found = num_outputs(model, tensors)
             if found != len(classes):
                 raise ValueError(f"{folder} was trained on {found} classes, the data set has {len(classes)}")
+            apply_variant(model, Variant(**load_state(folder)["variant"]))
             model.load_state_dict(tensors)
             return model.eval()
         if len(self.classes) != len(classes):

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from ols.data.sources.protocol import Split
 from ols.files import DamagedFileError, delete, read_record, write_record
 from ols.losses.base import LabelLoss
+from ols.models.variant import variant_of
 from ols.runs.checkpoint import (
     clean_checkpoints,
     load_optimizer,
@@ -81,6 +82,7 @@ class RunCheckpoints:
             tensors |= {_rank_part(rank): share for rank, share in enumerate(shares)}
             state = {
                 "identity": self.folder.identity,
+                "variant": asdict(variant_of(self.model)),
                 "progress": asdict(progress),
                 "optimizer": optimizer_rest,
                 "num_processes": accelerator.num_processes,

@@ -149,14 +149,14 @@ def test_weights_say_which_mean_and_standard_deviation_they_expect(exported, tmp
     export_model(tmp_path / "rgb", model, preprocessing=rgb, task="multiclass", **details)
     config = json.loads((tmp_path / "rgb" / "config.json").read_text())["pretrained_cfg"]
     assert (config["mean"], config["std"]) == ([0.4, 0.5, 0.6], [0.1, 0.2, 0.3])
-    found = start_normalization(ModelConfig(init_from=str(tmp_path / "rgb")))
+    found = start_normalization(ModelConfig(start=f"run:{tmp_path / 'rgb'}"))
     assert found == ((0.4, 0.5, 0.6), (0.1, 0.2, 0.3))
     gray = Preprocessing(32, 40, 1, *found)
     assert (gray.mean, gray.std) == (pytest.approx((0.5,)), pytest.approx((0.2,)))  # the means of the three
-    assert start_normalization(ModelConfig(init_from=str(folder))) == ((0.5,), (0.5,))
+    assert start_normalization(ModelConfig(start=f"run:{folder}")) == ((0.5,), (0.5,))
     assert start_normalization(ModelConfig(name="resnet50")) == ((0.5,), (0.5,))
     imagenet = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    assert start_normalization(ModelConfig(name="resnet18.tv_in1k", pretrained=True)) == imagenet
+    assert start_normalization(ModelConfig(name="resnet18.tv_in1k", start="imagenet")) == imagenet
 
 
 def test_another_architecture_and_weights_that_do_not_fit_are_named(exported):

@@ -373,7 +373,7 @@ def test_a_run_starts_from_another_run_and_says_so(train, monkeypatch, capsys):
         weights = _spy_on_train_steps(
             patch, lambda trainer, _: {name: value.clone() for name, value in trainer.raw_model.state_dict().items()}
         )
-        train("second", "--train.epochs=1", f"--model.init_from={first}")
+        train("second", "--train.epochs=1", f"--model.start=run:{first}")
     assert f"tensors of {first / 'export'}" in capsys.readouterr().out
     exported = load_file(first / "export" / "model.safetensors")
     assert all(torch.equal(value, exported[name]) for name, value in weights[0].items())
