@@ -29,7 +29,7 @@ class Audit:
         rows: Rows of its CSVs.
         files: Record of each file, an array of `scan.FILE`, `[F]`.
         pictures: Which files show the same.
-        near: Near-duplicates across splits, confirmed.
+        near: Near-duplicates across splits or labels, confirmed.
         findings: What is wrong, the gravest first.
         opened: Files opened this time; the others had not changed since the last.
     """
@@ -113,10 +113,12 @@ def _near_pairs(rows: Rows, files: np.ndarray, pictures: Pictures, workers: int 
     plain = np.flatnonzero(pictures.comparable)
     hashes, thumbnails = (files[name][pictures.first_file[plain]] for name in ("phash", "thumbnail"))
     mask = pictures.in_split[plain] @ (1 << np.arange(len(SPLITS)))
+    label = pictures.label[plain]
     found = [np.empty((0, 2), np.int64)]
-    for i, j in near.hash_pairs(hashes, np.flatnonzero(mask != 1)):
-        # A pair of two queries comes twice. Two pictures that are both in one and the same split only do not leak.
-        once = ((mask[j] == 1) | (i < j)) & ~((mask[i] == mask[j]) & (np.bitwise_count(mask[i]) == 1))
+    for i, j in near.hash_pairs(hashes, np.arange(len(plain))):
+        # Each pair comes twice. Two pictures of one class in one and the same split neither leak nor contradict.
+        alone = (mask[i] == mask[j]) & (np.bitwise_count(mask[i]) == 1)
+        once = (i < j) & ~(alone & (label[i] == label[j]))
         i, j = i[once], j[once]
         kept = near.alike(thumbnails, i, j)
         found.append(np.stack([i[kept], j[kept]], 1))

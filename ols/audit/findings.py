@@ -51,12 +51,14 @@ class Pictures:
         comparable: Which pictures hold something to compare, bool `[P]`.
         first_file: A file of each picture, int64 `[P]`.
         in_split: Which splits have a picture, bool `[P, 3]`.
+        label: A label of each picture, int64 `[P]`.
     """
 
     of_file: np.ndarray
     comparable: np.ndarray
     first_file: np.ndarray
     in_split: np.ndarray
+    label: np.ndarray
 
 
 def group_pictures(rows: Rows, files: np.ndarray) -> Pictures:
@@ -70,16 +72,28 @@ def group_pictures(rows: Rows, files: np.ndarray) -> Pictures:
     _, first_file = np.unique(of_file, return_index=True)
     in_split = np.zeros((len(first_file), len(SPLITS)), bool)
     in_split[of_file[rows.file], rows.split] = True
-    return Pictures(of_file, plain[first_file], first_file, in_split)
+    label = np.zeros(len(first_file), np.int64)
+    label[of_file[rows.file]] = rows.label
+    return Pictures(of_file, plain[first_file], first_file, in_split, label)
 
 
 @dataclass(frozen=True)
 class NearPairs:
-    """Pictures of different splits that are nearly the same, `[M]` each: two picture indices and their correlation."""
+    """Pictures of different splits or labels that are nearly the same.
+
+    Args:
+        first: Index of a picture, int64 `[M]`.
+        second: Index of another, int64 `[M]`.
+        correlation: Of the two `[M]`.
+    """
 
     first: np.ndarray
     second: np.ndarray
     correlation: np.ndarray
+
+    def where(self, chosen: np.ndarray) -> "NearPairs":
+        """Return some of the pairs, chosen by bool `[M]`."""
+        return NearPairs(self.first[chosen], self.second[chosen], self.correlation[chosen])
 
 
 def find(
@@ -98,7 +112,7 @@ def find(
     found = [
         *_leaks(rows, files, pictures, near),
         *_faults(rows, files, messages),
-        *_contradictions(rows, files, pictures),
+        *_contradictions(rows, files, pictures, near),
         *_repetitions(rows, files, pictures),
         *_oddities(rows, files),
         *_absences(rows),
@@ -157,6 +171,7 @@ def _picture_items(rows: Rows, files: np.ndarray, groups: list[np.ndarray]) -> l
 
 def _leaks(rows: Rows, files: np.ndarray, pictures: Pictures, near: NearPairs) -> list[Finding]:
     picture = pictures.of_file[rows.file]
+    across = near.where(_across_splits(pictures, near))
     same_file = _groups(rows.file, rows.split)
     same_picture = [group for group in _groups(picture, rows.split) if len(set(rows.file[group])) > 1]
     return [
@@ -181,9 +196,14 @@ def _leaks(rows: Rows, files: np.ndarray, pictures: Pictures, near: NearPairs) -
             "Copies that differ in noise, brightness, compression or a small shift, or neighbouring slices of one "
             "series: what is measured on them is memory. One item for each picture of the later split, with the most "
             "similar picture of an earlier one.",
-            _near_items(rows, pictures, near),
+            _near_items(rows, pictures, across),
         ),
     ]
+
+
+def _across_splits(pictures: Pictures, near: NearPairs) -> np.ndarray:
+    """Return which pairs are in more than one split, bool `[M]`."""
+    return (pictures.in_split[near.first] | pictures.in_split[near.second]).sum(axis=1) > 1
 
 
 def _near_items(rows: Rows, pictures: Pictures, near: NearPairs) -> list[dict[str, Any]]:
@@ -229,7 +249,7 @@ def _faults(rows: Rows, files: np.ndarray, messages: dict[int, str]) -> list[Fin
     return found
 
 
-def _contradictions(rows: Rows, files: np.ndarray, pictures: Pictures) -> list[Finding]:
+def _contradictions(rows: Rows, files: np.ndarray, pictures: Pictures, near: NearPairs) -> list[Finding]:
     picture = pictures.of_file[rows.file]
     same_file = _groups(rows.file, rows.label)
     same_picture = [group for group in _groups(picture, rows.label) if len(set(rows.file[group])) > 1]
@@ -251,6 +271,13 @@ def _contradictions(rows: Rows, files: np.ndarray, pictures: Pictures) -> list[F
             "One picture under several labels",
             "Files of identical pixels: at least one of the labels is wrong.",
             _picture_items(rows, files, same_picture),
+        ),
+        Finding(
+            "near_under_labels",
+            "warning",
+            "Nearly the same picture under two labels, in one split",
+            "Copies or neighbouring slices that are called by different names: one of the labels may be wrong.",
+            _near_items(rows, pictures, near.where(~_across_splits(pictures, near))),
         ),
         Finding(
             "unknown_labels",

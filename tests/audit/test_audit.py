@@ -503,3 +503,16 @@ def test_class_folders_and_medmnist_files_are_audited_as_they_are_trained_on(tmp
         write_page(found, tmp_path / f"{name}.html")
         with pytest.raises(ValueError, match="has no CSVs to clean"):
             write_cleaned(found)
+
+
+def test_near_copies_under_two_labels_are_found_within_a_split_too(clean):
+    picture = _picture(4242)
+    brighter = (picture * 0.8 + 20).astype(np.uint8)
+    clean.add("train", "one.png", "ct-a", picture)
+    clean.add("train", "other.png", "ct-b", brighter)
+    clean.add("train", "same_label.png", "ct-a", (picture * 0.9).astype(np.uint8))
+    found = {finding.kind: finding for finding in clean.audit().findings}
+    named = [{row["filename"].rsplit("/", 1)[1] for row in item["rows"]} for item in found["near_under_labels"].items]
+    assert all("other.png" in pair for pair in named)
+    assert {"one.png", "other.png"} in named
+    assert "near_across_splits" not in found
