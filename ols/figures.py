@@ -11,6 +11,12 @@ from torch import Tensor
 GAP = "#f5c3c4"  # opaque: over the bar of an under-confident bin it has the colour of its legend, too
 
 
+def _literal(name: str) -> str:
+    """Return a name as matplotlib shows it: on one line, without formulas, and in legends where it begins with _."""
+    line = " ".join(name.split()).replace("$", r"\$")
+    return f" {line}" if line.startswith("_") else line
+
+
 def reliability_diagram(reliability: Tensor, *, title: str, intervals: Tensor | None = None) -> Figure:
     """Draw accuracy against confidence, with the number of samples below.
 
@@ -93,7 +99,7 @@ def embedding(coordinates: np.ndarray, labels: np.ndarray, names: list[str], *, 
     colors = colormaps["turbo"](np.linspace(0.05, 0.95, max(len(present), 1)))
     for color, label in zip(colors, present, strict=False):
         x, y = coordinates[labels == label].T
-        axes.scatter(x, y, s=8, color=color, linewidths=0, label=names[label])
+        axes.scatter(x, y, s=8, color=color, linewidths=0, label=_literal(names[label]))
     axes.set(title=title, xticks=[], yticks=[])
     if 0 < len(present) <= 40:
         columns = 1 + (len(present) - 1) // 20
@@ -119,10 +125,10 @@ def soft_label_heatmap(soft_labels: Tensor, classes: list[str], groups: list[str
     starts = [i for i in range(len(order)) if i == 0 or groups[order[i]] != groups[order[i - 1]]]
     ends = [*starts[1:], len(order)]
     if len(classes) <= 40:
-        ticks, names = [float(i) for i in range(len(order))], [classes[i] for i in order]
+        ticks, names = [float(i) for i in range(len(order))], [_literal(classes[i]) for i in order]
     else:
         ticks = [(start + end - 1) / 2 for start, end in zip(starts, ends, strict=True)]
-        names = [groups[order[start]] for start in starts]
+        names = [_literal(groups[order[start]]) for start in starts]
     axes.set_xticks(ticks, names, rotation=90, fontsize=7)
     axes.set_yticks(ticks, names, fontsize=7)
     for start in starts[1:]:
@@ -148,10 +154,10 @@ def confusion_matrix(confusion: np.ndarray, names: Sequence[str], *, title: str)
     figure = Figure(figsize=(side, side * 0.92), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+    axes.set_xticks(range(len(names)), [_literal(name) for name in names], rotation=90, fontsize=7)
     axes.set_yticks(
         range(len(names)),
-        [f"{name} ({total:,.0f})" for name, total in zip(names, totals[:, 0], strict=True)],
+        [f"{_literal(name)} ({total:,.0f})" for name, total in zip(names, totals[:, 0], strict=True)],
         fontsize=7,
     )
     for row, column in zip(*np.nonzero(confusion), strict=True):
@@ -191,7 +197,7 @@ def calibration_by_group(groups: Sequence[Any]) -> Figure:
         axes.plot(
             confidence, places, marker, color=color, markersize=5, markerfacecolor="none", label=f"confidence, {name}"
         )
-    axes.set_yticks(places, [f"{record.name}  ({record.images:,})" for record in ordered], fontsize=9)
+    axes.set_yticks(places, [f"{_literal(record.name)}  ({record.images:,})" for record in ordered], fontsize=9)
     axes.set_ylim(-0.6, len(ordered) - 0.4)
     axes.grid(axis="y", color="0.93")
     axes.set_axisbelow(True)

@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 import torch
 
-from ols.figures import confusion_matrix, embedding, reliability_diagram, risk_coverage, roc_curve
+from ols.figures import (
+    confusion_matrix,
+    embedding,
+    reliability_diagram,
+    risk_coverage,
+    roc_curve,
+    soft_label_heatmap,
+)
 
 
 def test_a_reliability_diagram_shows_counts_and_intervals_of_filled_bins():
@@ -65,3 +72,18 @@ def test_a_confusion_matrix_shows_shares_of_its_rows():
     np.testing.assert_allclose(axes.images[0].get_array(), [[0.75, 0.25], [0, 0]])
     assert [text.get_text() for text in axes.texts] == ["75", "25"]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a (4)", "b (0)"]
+
+
+def test_names_are_drawn_as_they_are():
+    names = [r"$\frac$", "a $x$ b", "_hidden", "two\nlines"]
+    shown = [r"$\frac$", "a $x$ b", " _hidden", "two lines"]
+    figures = {
+        "confusion": confusion_matrix(np.eye(4), names, title=""),
+        "soft labels": soft_label_heatmap(torch.eye(4), names, ["CT"] * 4, title=""),
+        "embedding": embedding(np.zeros((4, 2)), np.arange(4), names, title=""),
+    }
+    for what, figure in figures.items():
+        figure.draw_without_rendering()  # a formula that cannot be read would raise
+        texts = figure.legends[0].get_texts() if figure.legends else figure.axes[0].get_xticklabels()
+        drawn = [text._preprocess_math(text.get_text()) for text in texts]
+        assert sorted(drawn) == sorted((name, False) for name in shown), what

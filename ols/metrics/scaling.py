@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ols.metrics.arguments import class_indices
+from ols.metrics.arguments import class_indices, usable_rows
 
 MAX_ITERATIONS = 1000
 FARTHEST = 200.0  # nats of log T from where the search starts
@@ -146,6 +146,16 @@ class VectorScaling:
     def __call__(self, logits: Tensor) -> Tensor:
         """Return weight * logits + bias, of the type of the logits; masked classes stay as they are."""
         return torch.where(_masked(logits), logits, logits * self.weight.to(logits) + self.bias.to(logits))
+
+
+def possible_rows(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return which rows have probabilities and a target that is not masked, bool `[N]`: those that can be fitted to.
+
+    Args:
+        logits: `[N, K]`.
+        targets: Class indices `[N]`.
+    """
+    return usable_rows(logits) & ~_masked(logits).gather(1, class_indices(targets, "targets")[:, None]).squeeze(1)
 
 
 def _checked(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:

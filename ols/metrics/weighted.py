@@ -26,7 +26,8 @@ def weighted_measures(logits: Tensor, targets: Tensor, names: Sequence[str]) -> 
 
     - `top1`; `top5`, which counts equal logits against the target.
     - `balanced_accuracy`: the mean recall of the classes that occur in a sample.
-    - `nll` (nats); `ece` with 15 right-closed bins of equal width (Guo et al. 2017).
+    - `nll` (nats), infinite where the class of an image is masked.
+    - `ece` with 15 right-closed bins of equal width (Guo et al. 2017).
     - `aurc` (Geifman et al. 2019): the mean error of the k most confident images over k = 1..N. Images of equal
       confidence, copies of an image among them, come in random order: it is the expectation over their orders.
     - `auc` of two classes: the probability that an image of class 1 is scored above one of class 0, ties half (Bamber
@@ -69,7 +70,10 @@ def _balanced_accuracy(logits: Tensor, targets: Tensor) -> Counted:
 
 
 def _nll(logits: Tensor, targets: Tensor) -> Counted:
-    return _mean(-logits.log_softmax(1).gather(1, targets[:, None]).squeeze(1).numpy())
+    values = -logits.log_softmax(1).gather(1, targets[:, None]).squeeze(1).numpy()
+    impossible = np.isinf(values)  # of a target that is masked; where it does not count, it must not give 0 x infinity
+    mean = _mean(np.where(impossible, 0, values))
+    return lambda counts: np.where(counts @ impossible > 0, np.inf, mean(counts))
 
 
 def _ece(logits: Tensor, targets: Tensor) -> Counted:

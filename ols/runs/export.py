@@ -48,7 +48,11 @@ def export_model(
         metrics: Its results, by tag.
         task: What it predicts, a name of `ols.tasks.TASKS`.
     """
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    # Copies, as some models have a tensor under several names, which safetensors refuses
+    weights = {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in model.state_dict().items()
+    }
     channels, size = preprocessing.in_chans, preprocessing.image_size
     variant = variant_of(model)
     config = {

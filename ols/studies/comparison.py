@@ -6,6 +6,7 @@ other images of the same kind, by a bootstrap that draws the images anew and tak
 networks trained in the same way, by flipping signs of the differences of pairs.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -80,7 +81,8 @@ def summarise(runs: Sequence[EvaluatedRun]) -> list[Summary]:
         values = {name: [run.measures[name] for run in members] for name in members[0].measures}
         values["temperature"] = [run.temperature for run in members]
         values |= {f"{name}_null": [run.nulls[name] for run in members] for name in members[0].nulls}
-        deviation = {name: np.std(v, ddof=1).item() if len(v) > 1 else np.nan for name, v in values.items()}
+        several = {name: len(v) > 1 and bool(np.isfinite(v).all()) for name, v in values.items()}
+        deviation = {name: np.std(v, ddof=1).item() if several[name] else np.nan for name, v in values.items()}
         mean = {name: np.mean(v).item() for name, v in values.items()}
         summaries.append(Summary(members[0].axis, label, dict(setting), len(members), mean, deviation))
     return summaries
@@ -159,6 +161,8 @@ class _Difference(NamedTuple):
 
 
 def _difference(name: str, pairs: list[tuple[EvaluatedRun, EvaluatedRun]]) -> _Difference:
+    if not all(np.isfinite(run.measures[name]) for pair in pairs for run in pair):  # the NLL where a label is masked
+        return _Difference(len(pairs), *[math.nan] * 5)
     differences = [run.measures[name] - other.measures[name] for run, other in pairs]
     difference = float(np.mean(differences))
     low = high = p_images = np.nan

@@ -19,7 +19,7 @@ from ols.metrics.embeddings import embedding_metrics
 from ols.metrics.measures import MEASURES
 from ols.metrics.posterior import posterior_calibration
 from ols.metrics.resampling import resample
-from ols.metrics.scaling import TemperatureScaling
+from ols.metrics.scaling import TemperatureScaling, possible_rows
 from ols.metrics.weighted import weighted_measures
 from ols.phantoms import known_posterior
 from ols.runs.folder import RunFolder, flat_config
@@ -45,7 +45,7 @@ class EvaluatedRun:
         label: Its label on that axis, among the runs that it was loaded with.
         setting: Its labels on the other axes, by their names; runs are compared within each setting.
         seed: Seed, by which runs are paired.
-        temperature: Fitted on the validation split.
+        temperature: Fitted on the validation images whose class is not masked.
         measures: By names of `ols.metrics.measures.MEASURES`.
         resampled: Those of `IMAGE_MEASURES`, on each resample of the test images `[R]`.
         nulls: What a perfectly calibrated model with the same confidences would show, by names of ECEs.
@@ -106,7 +106,8 @@ def load_runs(
         first = first or (run_dir, test)
         _check_same_images(*first, run_dir, test)
         try:
-            scaling = TemperatureScaling().fit(val.logits, val.targets)
+            fitted = possible_rows(val.logits, val.targets)
+            scaling = TemperatureScaling().fit(val.logits[fitted], val.targets[fitted])
         except ValueError as error:
             raise ValueError(f"{run_dir}, temperature on val: {error}") from error
         scaled = scaling(test.logits)

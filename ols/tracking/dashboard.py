@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from ols.evaluation.report.wording import markdown_text
 from ols.files import write_file
 from ols.metrics.measures import MEASURES
 from ols.tasks.task import Task
@@ -189,7 +190,7 @@ def confusion_table(confusion: Tensor, classes: Sequence[str], groups: Sequence[
         groups: Modality and anatomy of each class.
         rows: Most pairs that are listed.
     """
-    names = [f"{name} ({group})".replace("|", r"\|") for name, group in zip(classes, groups, strict=True)]
+    names = [markdown_text(f"{name} ({group})") for name, group in zip(classes, groups, strict=True)]
     errors = confusion[:, : len(names)].clone().fill_diagonal_(0)
     support = confusion.sum(dim=1)
     lines = ["| true class | taken for | images | of the class |", "|---|---|---:|---:|"]

@@ -1,6 +1,9 @@
+from xml.etree import ElementTree
+
 import pytest
 import torch
 import torch.nn.functional as F
+from markdown import markdown
 from netcal.metrics import ECE
 from sklearn.metrics import multilabel_confusion_matrix, roc_auc_score
 
@@ -140,5 +143,27 @@ def test_each_class_against_the_rest_is_what_scikit_learn_says(tmp_path):
     assert found.raw["nonfinite"] == 0
 
 
-def test_names_are_shown_in_markdown_as_they_are():
-    assert markdown_text("a|b <i>\n`c` [d]*") == r"a\|b \<i> \`c\` \[d\]\*"
+@pytest.mark.parametrize(
+    "name", ["a|b <i>x</i>\n`c` [d](e)*", "*x* **y**", "_x_ __y__ a_b_c", r"1 & 2 &lt; \frac \*", "![x](y) <script>"]
+)
+def test_names_are_shown_in_markdown_as_they_are(name):
+    page = markdown(f"| {markdown_text(name)} | 1 |\n|---|---|\n| {markdown_text(name)} | 2 |", extensions=["tables"])
+    cells = [cell.text for cell in ElementTree.fromstring(page).iter() if cell.tag in ("th", "td")]
+    assert cells == [" ".join(name.split()), "1", " ".join(name.split()), "2"]  # and no element inside them
+
+
+def test_images_whose_label_is_masked_have_no_part_in_the_temperature_and_are_told():
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.randint(0, 3, (200,), generator=generator)
+    logits = torch.randn(200, 3, generator=generator) + F.one_hot(targets, 3)
+    masked = logits.clone()
+    masked[torch.arange(20), targets[:20]] = -torch.inf
+    found, without = fit_temperature(_some(masked, targets)), fit_temperature(_some(logits[20:], targets[20:]))
+    assert (found.images, found.masked, without.masked) == (180, 20, 0)
+    assert (found.value, found.low, found.high) == (without.value, without.low, without.high)
+    split = report_split(_some(masked, targets.clamp(max=1)), TASK, found.value)
+    report = ModelReport("run", "multiclass", "resnet", 1, 0, None, {}, "test", found, {"test": split}, None, {})
+    said = " ".join(sentences(report, TASK))
+    assert "20 images of val have no part in the temperature" in said
+    assert "The NLL is infinite" in said
+    assert "Without an AUC, as no image or every image is of the class: class 2." in said

@@ -1,6 +1,6 @@
 import itertools
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +11,11 @@ from scipy import stats
 from sklearn.metrics import silhouette_score
 
 from ols.config import parse_config
-from ols.evaluation.predictions import Predictions, save_predictions
+from ols.evaluation.predictions import Predictions, load_predictions, save_predictions
 from ols.metrics.resampling import bootstrap_interval, resample
 from ols.metrics.weighted import weighted_measures
 from ols.phantoms import known_posterior
+from ols.studies.comparison import compare_runs, summarise
 from ols.studies.evaluated_runs import IMAGE_MEASURES, image_statistic, load_runs
 
 QUICKSTART = Path(__file__).parents[2] / "recipes" / "configs" / "quickstart.yaml"
@@ -181,3 +182,24 @@ def test_runs_on_phantoms_whose_readers_disagree_are_compared_with_the_truth(tmp
     assert runs[0].measures["confidence_error"] == pytest.approx(0, abs=1e-9)
     assert runs[2].measures["posterior_kl"] == pytest.approx(stats.entropy(truth, sharpened, axis=1).mean())
     assert runs[2].measures["confidence_error"] == pytest.approx((sharpened.max(1) - truth.max(1)).mean())
+
+
+def test_runs_that_mask_classes_are_measured_and_an_infinite_nll_is_no_difference(write_run):
+    dirs = [write_run(loss, seed) for loss in ("hard", "ols") for seed in (0, 1)]
+    for split in ("val", "test"):
+        path = dirs[0] / "evaluation" / f"{split}.safetensors"
+        before = load_predictions(path)
+        logits = before.logits.clone()
+        logits[0, before.targets[0]] = logits[1, (before.targets[1] + 1) % K] = -math.inf
+        save_predictions(path, replace(before, logits=logits))
+    runs = load_runs(dirs, resamples=50)
+    first = runs[0]
+    assert first.measures["nll"] == math.inf
+    assert math.isfinite(first.temperature)
+    counted = first.resampled["nll"]
+    assert not np.isnan(counted).any()
+    assert 0 < np.isinf(counted).mean() < 1  # in some resamples the image does not occur
+    (compared,) = [found for found in compare_runs(runs) if found.measure == "nll"]
+    assert math.isnan(compared.difference)
+    assert all(math.isfinite(found.difference) for found in compare_runs(runs) if found.measure == "top1")
+    assert {found.label: found.mean["nll"] for found in summarise(runs)}["hard"] == math.inf

@@ -32,7 +32,7 @@ from ols.metrics.calibration import CalibrationHistogram
 from ols.metrics.calibration_error import calibration_errors, reliability_intervals
 from ols.metrics.calibration_noise import ece_noise
 from ols.metrics.embeddings import embedding_metrics
-from ols.metrics.scaling import TemperatureScaling
+from ols.metrics.scaling import TemperatureScaling, possible_rows
 from ols.metrics.selective import is_correct, maximum_probability, normalized_maximum_logit, selective_metrics
 from ols.runs.trained_model import Trained
 from ols.tasks.task import Task
@@ -81,13 +81,13 @@ def build_model_report(
 
 def fit_temperature(predictions: Predictions) -> Temperature:
     """Fit a temperature to the predictions of a split that is neither train nor test."""
-    finite = usable_rows(predictions.logits)
-    images = int(finite.sum())
+    fitted = possible_rows(predictions.logits, predictions.targets)
+    images, masked = int(fitted.sum()), int((usable_rows(predictions.logits) & ~fitted).sum())
     try:
-        scaling = TemperatureScaling().fit(predictions.logits[finite], predictions.targets[finite])
+        scaling = TemperatureScaling().fit(predictions.logits[fitted], predictions.targets[fitted])
     except ValueError as error:
-        return Temperature(images, 1.0, None, None, failure=str(error))
-    return Temperature(images, scaling.temperature, *scaling.interval)
+        return Temperature(images, 1.0, None, None, failure=str(error), masked=masked)
+    return Temperature(images, scaling.temperature, *scaling.interval, masked=masked)
 
 
 def report_split(predictions: Predictions, task: Task, temperature: float) -> SplitReport:

@@ -192,6 +192,7 @@ class Temperature:
         low: Lower end of its interval.
         high: Upper end.
         failure: Why none fits, as where every prediction is right.
+        masked: Images that are left out as the model masks their class: their NLL is infinite at any temperature.
         fitted_on: The split of these images.
     """
 
@@ -200,6 +201,7 @@ class Temperature:
     low: float | None
     high: float | None
     failure: str | None = None
+    masked: int = 0
     fitted_on: str = "val"
 
 

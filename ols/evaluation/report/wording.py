@@ -136,6 +136,15 @@ def sentences(report: ModelReport, task: Task) -> list[str]:
         said.append(f"No temperature fits, the scaled figures repeat the raw ones: {report.temperature.failure}.")
     elif low is not None and high is not None and low <= 1 <= high:
         said.append("The interval of the temperature holds 1: scaling is not shown to change anything.")
+    if report.temperature.masked:
+        said.append(
+            f"{report.temperature.masked:,} images of {report.temperature.fitted_on} have no part in the temperature: "
+            "the model masks their class."
+        )
+    lone = [record.name for record in found.classes if record.rest.auc is None]
+    if lone:
+        some = ", ".join(lone[:5]) + (f" and {len(lone) - 5} more" if lone[5:] else "")
+        said.append(f"Without an AUC, as no image or every image is of the class: {some}.")
     worst = min(found.groups, key=lambda record: math.inf if record.accuracy is None else record.accuracy)
     said.append(
         f"The group of the lowest accuracy is {worst.name}: {percent(worst.accuracy)} "
@@ -158,7 +167,8 @@ def ece_sentence(values: Measured) -> str:
 
 def markdown_text(text: str) -> str:
     """Return text as Markdown shows it, whatever the name of a class or a group holds: one line, nothing marked up."""
-    return re.sub(r"([\\`*\[\]<|])", r"\\\1", " ".join(text.split()))
+    line = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\`*\[\]|]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", line)
 
 
 def percent(value: float | None) -> str:
