@@ -142,7 +142,7 @@ def test_top_10_layers_have_as_many_trained_numbers_as_in_keras(name, keras_name
 
 
 def test_keras_last_10_is_refused_for_other_nets():
-    with pytest.raises(ValueError, match="keras_last_10 is for resnet50, densenet121, .*, got test_resnet"):
+    with pytest.raises(ValueError, match=r"keras_last_10 is for resnet50, densenet121, .*, got test_resnet"):
         Freezing(build_model("test_resnet", 3), FreezeOptions(scheme="keras_last_10"))
 
 
