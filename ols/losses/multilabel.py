@@ -14,8 +14,8 @@ class BinaryCrossEntropy(PlainLoss):
     """Cross entropy of each label by itself; a label that is unknown (NaN) costs nothing and has no gradient.
 
     With `reduction="sum"` the sum over known labels, with "mean" their mean (0 without a known one), as
-    `torch.nn.BCEWithLogitsLoss` has them where all are known. After `eval()` labels are not smoothed, so that validation
-    losses compare.
+    `torch.nn.BCEWithLogitsLoss` has them where all are known. After `eval()` labels are not smoothed, so that
+    validation losses compare.
 
     Args:
         num_outputs: Labels L, at least 1.
@@ -24,9 +24,7 @@ class BinaryCrossEntropy(PlainLoss):
         reduction: "none" gives `[B, L]`, 0 where a label is unknown.
     """
 
-    def __init__(
-        self, num_outputs: int, *, smoothing: float = 0.0, reduction: Literal["none", "mean", "sum"] = "mean"
-    ):
+    def __init__(self, num_outputs: int, *, smoothing: float = 0.0, reduction: Literal["none", "mean", "sum"] = "mean"):
         super().__init__(num_outputs, reduction=reduction)
         self.smoothing = check_interval("smoothing", smoothing, "[0, 1)")
 

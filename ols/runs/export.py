@@ -1,6 +1,7 @@
 """A trained model as others can load it: safetensors and a JSON that timm reads, without this package."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ from ols.config import ModelConfig
 from ols.data.transforms import Preprocessing
 from ols.files import written_aside
 from ols.models.build import architecture, model_arguments
+from ols.models.decoder import UNet
+from ols.models.head import find_head
 from ols.models.start import DEFAULT, load_into, pretrained_normalization
 
 FORMAT = 1
+DENSE = "unet:"  # before timm's name of the encoder
 
 
 def export_model(
@@ -28,8 +32,12 @@ def export_model(
     preprocessing: Preprocessing,
     metrics: dict[str, float],
     task: str,
+    task_state: Mapping[str, Any],
 ) -> None:
     """Write an export, which `timm.create_model("local-dir:<folder>", pretrained=True)` loads.
+
+    A model with a decoder is no model of timm's: its architecture is `unet:NAME`, which timm refuses and `load_export`
+    builds.
 
     It is `model.safetensors` and `config.json`. What timm has no key for stands under `ols` in the JSON: task, groups,
     the whole preprocessing, metrics.
@@ -43,11 +51,12 @@ def export_model(
         preprocessing: What the model expects to be done to an image.
         metrics: Its results, by tag.
         task: What it predicts, a name of `ols.tasks.TASKS`.
+        task_state: What one needs beside the weights to use it, such as the positive class: `Task.state`.
     """
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     channels, size = preprocessing.in_chans, preprocessing.image_size
     config = {
-        "architecture": architecture,
+        "architecture": f"{DENSE}{architecture}" if isinstance(model, UNet) else architecture,
         "num_classes": len(classes),
         "num_features": model.num_features,
         "model_args": model_arguments(architecture, len(classes), channels, size),
@@ -65,6 +74,7 @@ def export_model(
         "ols": {
             "format": FORMAT,
             "task": task,
+            "task_state": dict(task_state),
             "groups": groups,
             "preprocessing": vars(preprocessing),
             "metrics": metrics,
@@ -104,7 +114,12 @@ def load_export(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     """
     config = load_description(folder)
     with torch.random.fork_rng(devices=[]):  # building draws initial weights that are not kept
-        model = timm.create_model(config["architecture"], **config["model_args"])
+        name, arguments = config["architecture"], config["model_args"]
+        model: nn.Module
+        if name.startswith(DENSE):
+            model = UNet(name.removeprefix(DENSE), arguments["num_classes"], **arguments)
+        else:
+            model = timm.create_model(name, **arguments)
     try:
         model.load_state_dict(_load_weights(folder))
     except RuntimeError as error:
@@ -116,7 +131,7 @@ def start_from_export(model: nn.Module, folder: Path) -> str:
     """Load the weights of an export into a model of the same architecture, as `ols.models.start.load_into` does.
 
     Args:
-        model: timm's, not wrapped, for 1 or 3 channels.
+        model: timm's, not wrapped, for 1 or 3 channels; of a model with a decoder its `trunk`.
         folder: An export, or a run that has one.
 
     Returns:
@@ -130,7 +145,10 @@ def start_from_export(model: nn.Module, folder: Path) -> str:
     found, expected = load_description(folder)["architecture"].split(".")[0], architecture(model)
     if found != expected:
         raise ValueError(f"{folder} is an export of {found}, and the model is {expected}")
-    return load_into(model, _load_weights(folder), str(folder))
+    weights = _load_weights(folder)
+    if not find_head(model):  # of a model with a decoder, which needs neither the head nor what only the head sees
+        weights = {name: value for name, value in weights.items() if name in model.state_dict()}
+    return load_into(model, weights, str(folder))
 
 
 def find_export(folder: Path) -> Path:

@@ -85,7 +85,7 @@ def test_what_does_not_fit_is_refused_by_its_shape(name):
     loss = build_loss(name, 1 if name in ("mse", "l1", "huber") else 2)
     with pytest.raises(ValueError, match=r"\(4, 7\)"):
         loss(torch.zeros(4, 7), torch.zeros(4))
-    with pytest.raises(ValueError, match="did you mean|it must be one of"):
+    with pytest.raises(ValueError, match=r"did you mean|it must be one of"):
         build_loss(name, 2, reductoin="sum")
     with pytest.raises(ValueError, match="reduction must be"):
         build_loss(name, 2, reduction="all")
