@@ -20,7 +20,7 @@ import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser
 
 from ols.data.options import DataOptions
-from ols.losses import LOSSES, LabelLoss, find_loss, find_preset
+from ols.losses import LOSSES, PLAIN_LOSSES, LabelLoss, PlainLoss, find_loss, find_preset
 from ols.models.options import parse_start
 from ols.phantoms import PhantomConfig
 from ols.tasks import find_task
@@ -180,7 +180,9 @@ class Config:
     """One run.
 
     Args:
-        task: What is predicted: `multiclass`, one of several classes, or `binary`, which of two.
+        task: What is predicted: `multiclass`, one of several classes; `binary`, which of two; `multilabel`, any of
+            several; `regression`, a number; or `segmentation`, a class of each pixel.
+        positive: Name of the positive class of a binary task; by default the second one.
         run_dir: Folder of the run; by default `runs/<data>-<model>-<loss>-seed<seed>`.
         seed: Seed of initialisation, order and augmentation.
         resume: `auto` continues the run in `run_dir`; `never` moves it aside and starts anew.
@@ -198,6 +200,7 @@ class Config:
     """
 
     task: str = "multiclass"
+    positive: str | None = None
     run_dir: str | None = None
     seed: int = 0
     resume: Literal["auto", "never"] = "auto"
@@ -219,6 +222,17 @@ class Config:
             task.selecting(self.train.select_by)
         except ValueError as error:
             raise ValueError(f"train.select_by: {error}") from error
+        task.check_loss_name(self.loss["name"])
+        if self.positive is not None and "positive" not in task.options:
+            raise ValueError(
+                f"positive names the positive class of a binary task, got {self.positive!r} of {self.task}"
+            )
+        if task.kind != "class":
+            needing = {"data.mixup_alpha": self.data.mixup_alpha > 0, "data.cutmix_alpha": self.data.cutmix_alpha > 0}
+            needing["data.sampling class_balanced"] = self.data.sampling == "class_balanced"
+            needing[f"data.class_weights {self.data.class_weights}"] = self.data.class_weights != "none"
+            for key in (key for key, asked in needing.items() if asked):
+                raise ValueError(f"{key} needs images of one class each, which a {self.task} task does not have")
         if self.data.mixes and not find_loss(self.loss["name"]).takes_probabilities:
             raise ValueError(
                 f"loss {self.loss['name']} takes class indices only: data.mixup_alpha and data.cutmix_alpha must be 0, "
@@ -355,8 +369,8 @@ def parse_config(default: Path, argv: Sequence[str] | None = None) -> Config:
         parser.error(str(error), error)
 
 
-def _build_parser(loss_class: type[LabelLoss]) -> NearestKeyParser:
-    parser = NearestKeyParser(description=f"Losses: {', '.join(LOSSES)}")
+def _build_parser(loss_class: type[LabelLoss] | type[PlainLoss]) -> NearestKeyParser:
+    parser = NearestKeyParser(description=f"Losses: {', '.join(LOSSES | PLAIN_LOSSES)}")
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file; several are merged.")
     parser.add_class_arguments(Config, skip={"loss"})
     parser.add_argument("--loss.name", type=str, help="Name of the loss; its options follow from it.")
@@ -367,7 +381,7 @@ def _build_parser(loss_class: type[LabelLoss]) -> NearestKeyParser:
     parser.add_class_arguments(
         loss_class,
         "loss",
-        skip={"num_classes", "weight", "ignore_index", "reduction"},
+        skip={"num_classes", "num_outputs", "weight", "ignore_index", "reduction", "mean", "std"},
         instantiate=False,
     )
     return parser

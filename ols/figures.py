@@ -205,3 +205,72 @@ def calibration_by_group(groups: Sequence[Any]) -> Figure:
     axes.tick_params(axis="y", length=0)
     figure.legend(loc="outside upper right", ncols=3, frameon=False, fontsize=9)
     return figure
+
+
+def label_areas(labels: np.ndarray, names: Sequence[str], *, title: str) -> Figure:
+    """Draw the AUC of each label with its interval, in order of the AUC; those without one stand below.
+
+    Args:
+        labels: AUC, lower and upper end in the first three columns, positives and known images in the last two
+            `[L, 7]`; NaN where undefined.
+        names: Of the labels `[L]`.
+        title: Title.
+    """
+    order = np.argsort(np.nan_to_num(labels[:, 0], nan=-1.0), kind="stable")
+    places = np.arange(len(order))
+    value, low, high = labels[order, :3].T
+    figure = Figure(figsize=(6, 1.2 + 0.28 * len(order)), layout="constrained")
+    axes = figure.subplots()
+    axes.axvline(0.5, color="0.6", linewidth=1, linestyle="--", label="chance")
+    axes.hlines(places, low, high, color="#4c78a8", label="95 % interval")
+    axes.plot(value, places, "o", color="#4c78a8", markersize=5, label="AUC")
+    texts = [f"{names[i]}  ({labels[i, -2]:,.0f} of {labels[i, -1]:,.0f})" for i in order]
+    axes.set_yticks(places, texts, fontsize=8)
+    axes.set(title=title, xlim=(0, 1), ylim=(-0.6, len(order) - 0.4))
+    axes.grid(axis="x", color="0.93")
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize="small")
+    return figure
+
+
+def agreement_of_numbers(counts: np.ndarray, *, low: float, high: float, name: str, title: str) -> Figure:
+    """Draw predictions against targets as a histogram, and below how far they are apart by target.
+
+    Args:
+        counts: Images by target and by prediction `[P, P]`, in bins of equal width.
+        low: Lower end of the bins.
+        high: Upper end.
+        name: Of the number.
+        title: Title.
+    """
+    edges = np.linspace(low, high, len(counts) + 1)
+    middle = (edges[:-1] + edges[1:]) / 2
+    figure = Figure(figsize=(4.8, 6), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
+    upper.pcolormesh(edges, edges, np.ma.masked_equal(counts.T, 0), cmap="Blues", vmin=0)
+    upper.plot([low, high], [low, high], color="0.6", linewidth=1, linestyle="--", label="perfect")
+    upper.set(title=title, ylabel=f"predicted {name}", ylim=(low, high))
+    upper.legend(loc="upper left", frameon=False, fontsize="small")
+    filled = counts.sum(axis=1) > 0
+    residuals = (counts[filled] * (middle - middle[filled, None])).sum(axis=1) / counts[filled].sum(axis=1)
+    lower.axhline(0, color="0.6", linewidth=1, linestyle="--")
+    lower.plot(middle[filled], residuals, "o", color="#4c78a8", markersize=3)
+    lower.set(xlabel=name, ylabel="mean residual", xlim=(low, high))
+    return figure
+
+
+def overlap_histogram(overlaps: np.ndarray, *, title: str) -> Figure:
+    """Draw how many images have which Dice.
+
+    Args:
+        overlaps: Dice in the first column `[N, 2]`, NaN for images without a mask.
+        title: Title.
+    """
+    dice = overlaps[~np.isnan(overlaps[:, 0]), 0]
+    figure = Figure(figsize=(4.5, 3.5), layout="constrained")
+    axes = figure.subplots()
+    axes.hist(dice, bins=20, range=(0, 1), color="#4c78a8", edgecolor="white")
+    if len(dice):
+        axes.axvline(np.median(dice), color="#1c2430", linewidth=1.2, label=f"median {np.median(dice):.3f}")
+        axes.legend(frameon=False, fontsize="small")
+    axes.set(title=title, xlabel="Dice", ylabel="images", xlim=(0, 1))
+    return figure

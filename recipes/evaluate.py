@@ -61,13 +61,14 @@ def main(options: Namespace) -> None:
     from ols.data.sampling import EvalBatches
     from ols.data.sources.opening import open_sources
     from ols.data.transforms import EvalTransform
-    from ols.evaluation.evaluate import predict
+    from ols.evaluation.evaluate import measure, predict
     from ols.evaluation.predictions import are_current, load_predictions, save_predictions
+    from ols.evaluation.report.console import result_table
     from ols.evaluation.report.model_report import build_model_report
     from ols.evaluation.report.page import write_page
     from ols.runs.environment import cores_per_process, environment_record
     from ols.runs.trained_model import find_trained
-    from ols.tasks import build_task
+    from ols.tasks import build_task, find_task
     from ols.training.machine import build_accelerator
 
     accelerator = build_accelerator(TrainConfig(device=options.device))
@@ -94,7 +95,8 @@ def main(options: Namespace) -> None:
             )
             accelerator.print(f"{run}: {description}")
             sources = {split: found[split] for split in dict.fromkeys(["val", *options.splits])}
-            task = build_task(trained.task, sources["val"].classes, sources["val"].groups)
+            find_task(trained.task).check_source(sources["val"])
+            task = build_task(trained.task, sources["val"].classes, sources["val"].groups, **trained.task_state)
             work.append((trained, task, folder, root, sources, trained.load(task.classes)))
 
     # Predict
@@ -103,8 +105,8 @@ def main(options: Namespace) -> None:
         model.to(accelerator.device)
         for split, source in sources.items():
             path = folder / f"{split}.safetensors"
-            targets, ids = source.targets.tolist(), [source.sample_id(index) for index in range(len(source))]
-            same = {"weights": weights, "targets": targets, "sample_ids": ids, "classes": source.classes}
+            ids = [source.sample_id(index) for index in range(len(source))]
+            same = {"weights": weights, "targets": source.targets, "sample_ids": ids, "classes": task.classes}
             if broadcast_object_list([not options.force and are_current(path, **same)])[0]:
                 accelerator.print(f"{path}: of these weights and images, kept (--force predicts anew)")
                 continue
@@ -131,6 +133,9 @@ def main(options: Namespace) -> None:
     if accelerator.is_main_process and options.report:
         for trained, task, folder, _, sources, _ in work:
             predictions = {split: load_predictions(folder / f"{split}.safetensors") for split in sources}
+            if task.kind != "class":  # of which there is a page
+                print(result_table({split: measure(predictions[split], task) for split in options.splits}, task))
+                continue
             report = build_model_report(trained, predictions, task, splits=options.splits, conditions=environment)
             read = sources[options.splits[-1]].read
             write_page(folder, report, predictions, task, soft_labels=trained.soft_labels, read=read)

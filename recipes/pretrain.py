@@ -48,13 +48,14 @@ def run(config: Config, accelerator: "Accelerator", folder: "RunFolder") -> None
     from ols.evaluation.report.console import describe_cost, describe_data, result_table
     from ols.losses import build_loss
     from ols.models.build import build_model
+    from ols.models.decoder import trunk
     from ols.models.scale import describe_scale
     from ols.models.variant import apply_variant
     from ols.phantoms import write_phantoms
     from ols.runs.checkpoint import load_variant
     from ols.runs.environment import cores_per_process, environment_record
     from ols.runs.export import export_model, load_export, start_model
-    from ols.tasks import build_task
+    from ols.tasks import build_task_for
     from ols.tracking.dashboard import write_comparison_page
     from ols.tracking.tracker import Tracker
     from ols.training.machine import seed_everything
@@ -89,7 +90,8 @@ def run(config: Config, accelerator: "Accelerator", folder: "RunFolder") -> None
             limit_batches=2 if config.dry_run else None,
             overfit_batches=config.overfit_batches,
         )
-    task = build_task(config.task, loaders.classes, loaders.groups)
+    with one_line_errors():
+        task = build_task_for(config.task, loaders.train.source, loaders.train.batches.pool, positive=config.positive)
 
     # Model
     model = build_model(
@@ -98,21 +100,24 @@ def run(config: Config, accelerator: "Accelerator", folder: "RunFolder") -> None
         config.data.in_chans,
         image_size=config.data.image_size,
         pretrained=config.model.start == "imagenet" and not folder.list_checkpoints(),
+        dense=task.dense,
     )
     if checkpoints := folder.list_checkpoints():  # the weights it started from may be gone
-        apply_variant(model, load_variant(checkpoints[-1]))
-    elif line := start_model(model, config.model.start):
+        apply_variant(trunk(model), load_variant(checkpoints[-1]))
+    elif line := start_model(trunk(model), config.model.start):
         accelerator.print(line)
         accelerator.print(describe_scale(model, loaders.val.first_images(32), config.data.mean, config.data.std) or "")
     accelerator.print(f"data  {loaders.description}\ntask  {task.describe()}")
-    accelerator.print(f"{describe_data(loaders)}\n{describe_cost(model, loaders, epochs=config.train.epochs)}")
+    accelerator.print(f"{describe_data(loaders, task)}\n{describe_cost(model, loaders, epochs=config.train.epochs)}")
     model.to(device, dtype, memory_format=memory_format)
     teacher = load_export(Path(config.teacher))[0].to(device, dtype) if config.teacher else None
 
     # Loss
-    weights = class_weights(class_counts(loaders.train), config.data.class_weights)
-    weight = None if weights is None else torch.tensor(weights, dtype=dtype)
-    loss = build_loss(**config.loss, num_classes=len(task.classes), weight=weight, reduction="sum")
+    options = task.loss_options()
+    if config.data.class_weights != "none":
+        weights = class_weights(class_counts(loaders.train), config.data.class_weights)
+        options["weight"] = torch.tensor(weights, dtype=dtype)
+    loss = build_loss(**config.loss, **options, num_classes=task.num_outputs, reduction="sum")
     if dtype == torch.float64:
         loss.double()
 
@@ -159,11 +164,12 @@ def run(config: Config, accelerator: "Accelerator", folder: "RunFolder") -> None
             folder.export,
             trainer.selected_model,
             architecture=config.model.name,
-            classes=loaders.classes,
-            groups=loaders.groups,
+            classes=task.classes,
+            groups=task.groups,
             preprocessing=loaders.train.preprocessing,
             metrics=tagged(results),
             task=task.name,
+            task_state=task.state,
         )
         if config.profile:
             table = trainer.clock.table()

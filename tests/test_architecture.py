@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "ols.tasks": {"ols.losses", "ols.metrics", "ols.figures"},
     # Constructors are the schema of what they construct.
     "ols.config": {"ols.losses", "ols.phantoms", "ols.tasks", "ols.data.options", "ols.models.options"},
-    "ols.runs": {"ols.config", "ols.files", "ols.models", "ols.data.transforms"},
+    "ols.runs": {"ols.config", "ols.files", "ols.models", "ols.tasks", "ols.data.transforms"},
     "ols.evaluation": {"ols.tasks", "ols.metrics", "ols.data", "ols.files", "ols.models", "ols.runs", "ols.figures"},
     "ols.tracking": {"ols.evaluation", "ols.tasks", "ols.metrics.measures", "ols.files", "ols.runs", "ols.figures"},
     "ols.audit": {"ols.data", "ols.files"},

@@ -29,6 +29,10 @@ TIMM_OPTIONS = {
 }
 
 
+# What moves pixels, which moves those of a mask as well; all else leaves a mask as it is.
+GEOMETRIC = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY", "TranslateXRel", "TranslateYRel")
+
+
 class Augmentation:
     """Operations on bytes, drawn from (seed, epoch, index); none of them mirrors.
 
@@ -36,6 +40,8 @@ class Augmentation:
     brightness or sharpness changed by about 27 %. `randaugment` is RandAugment (Cubuk et al., 2020) as for
     photographs: all of timm's operations at magnitude 9, inversion, solarisation and posterisation among them.
     Random erasing (Zhong et al., AAAI 2020) blackens a rectangle of 2 to 33 % of an image.
+
+    A mask is moved as its image is; what is erased of an image stays in its mask.
 
     Args:
         options: Which operations, and how many rectangles.
@@ -49,27 +55,44 @@ class Augmentation:
         augment, erase_prob = options.augment, options.erase_prob
         operations = list(RADIOLOGY) if augment == "radiology" else None  # None: all that timm has
         self.seed = seed
-        self._augment = None
+        self._augment = self._move = None
         if augment != "none":
             self._augment = rand_augment_transform(POLICIES[augment], dict(TIMM_OPTIONS), operations)
+            nearest = TIMM_OPTIONS | {"interpolation": Image.Resampling.NEAREST}
+            self._move = rand_augment_transform(POLICIES[augment], nearest, operations)
+            for operation in self._move.ops:
+                if operation.name not in GEOMETRIC:
+                    operation.aug_fn = _unchanged  # its draws are made all the same
         self._erase = RandomErasing(erase_prob, device="cpu") if erase_prob else None
 
-    def __call__(self, images: np.ndarray, epochs: np.ndarray, indices: np.ndarray) -> np.ndarray:
-        """Augment a batch.
+    def __call__(
+        self, images: np.ndarray, epochs: np.ndarray, indices: np.ndarray, masks: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Augment a batch, and move masks as their images are moved.
 
         Args:
             images: uint8 `[B, C, H, W]` with 1 or 3 channels, overwritten.
             epochs: Epoch of each sample, int64 `[B]`.
             indices: Index of each sample, int64 `[B]`.
+            masks: uint8 `[B, 1, H, W]`, overwritten; what moves in from outside is 0.
 
         Returns:
             uint8 `[B, C, H, W]`.
         """
         with kept_generators():
-            for image, bits in zip(images, keyed_bits(self.seed, epochs, indices, AUGMENT).tolist(), strict=True):
+            every = keyed_bits(self.seed, epochs, indices, AUGMENT).tolist()
+            if masks is not None and self._move is not None:
+                for mask, bits in zip(masks, every, strict=True):
+                    seed_generators(bits)
+                    mask[...] = to_array(self._move(to_image(mask)))
+            for image, bits in zip(images, every, strict=True):
                 seed_generators(bits)
                 if self._augment is not None:
                     image[...] = to_array(self._augment(to_image(image)))
                 if self._erase is not None:
                     self._erase(torch.from_numpy(image))
         return images
+
+
+def _unchanged(image: Image.Image, *_: object, **__: object) -> Image.Image:
+    return image

@@ -93,6 +93,9 @@ def build_loaders(
         )
         train_transform, order_seed = eval_transform, None
 
+    kind = getattr(sources["train"], "kind", "class")
+    if kind != "class" and (options.mixes or options.sampling == "class_balanced"):
+        raise ValueError(f"mixing and class-balanced sampling need images of one class each, the targets are {kind!r}")
     classes = sources["train"].targets[pools["train"]]
     if options.mixes and share.batch_size % 2:
         raise ValueError(f"mixup and cutmix take images in pairs: {share} images, which is odd")
@@ -122,5 +125,11 @@ def build_loaders(
 
 
 def class_counts(loader: Loader) -> np.ndarray:
-    """Return how many samples of each class a loader's pool holds, int64 `[K]`."""
+    """Return how many samples of each class a loader's pool holds, int64 `[K]`.
+
+    Raises:
+        ValueError: The targets are no classes.
+    """
+    if (kind := getattr(loader.source, "kind", "class")) != "class":
+        raise ValueError(f"classes can be counted of images of one class each, the targets are {kind!r}")
     return np.bincount(loader.source.targets[loader.batches.pool], minlength=len(loader.source.classes))

@@ -4,10 +4,11 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -20,6 +21,13 @@ from ols.data.sources.pack import Pack
 from ols.data.sources.protocol import ImageSource
 from ols.data.transforms import EvalTransform
 from ols.data.workers import heed_only_the_parent
+
+
+class MaskSource(Protocol):
+    """A data set of masks: its `kind` is "mask"."""
+
+    def mask(self, index: int) -> Image.Image:
+        """Return the classes of an image's pixels, of mode L and of its size; of one foreground all but 0 is it."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,7 @@ class TransformedImages(Dataset[dict[str, Tensor]]):
         skip_unreadable: bool = False,
     ):
         self.source, self.transform, self.skip_unreadable = source, transform, skip_unreadable
-        self.augmentation = augmentation
+        self.augmentation, self.has_masks = augmentation, getattr(source, "kind", "class") == "mask"
         preprocessing = transform.preprocessing
         self.cut_from: Pack | None = None
         if isinstance(source, Pack):
@@ -73,7 +81,10 @@ class TransformedImages(Dataset[dict[str, Tensor]]):
                 self.cut_from = source
 
     def __getitems__(self, keys: list[Key]) -> dict[str, Tensor]:
-        """Return `image` uint8 `[B, C, H, W]`, `target` and `index` int64 `[B]`; `skipped`, if they may be."""
+        """Return `image` uint8 `[B, C, H, W]`, `target` `[B, ...]` and `index` int64 `[B]`; `skipped`, if they may be.
+
+        The target is the source's, or the classes of the pixels int64 `[B, H, W]` where it has masks.
+        """
         epochs, indices = np.array(keys, np.int64).T
         draws = self.transform.draw(epochs, indices)
         skipped = np.zeros(len(keys), bool)
@@ -88,16 +99,32 @@ class TransformedImages(Dataset[dict[str, Tensor]]):
                 first = self.source.sample_id(indices[0])
                 raise ValueError(f"none of the {len(keys)} images of a batch can be read: the first is {first}")
             images = np.stack([image for image in read if image is not None])
+        targets, masks = self.source.targets[indices[~skipped]], None
+        if self.has_masks:
+            masks = np.stack([self._read_mask(index, draws[i]) for i, index in enumerate(indices) if not skipped[i]])
         if self.augmentation is not None:
-            images = self.augmentation(images, epochs[~skipped], indices[~skipped])
+            images = self.augmentation(images, epochs[~skipped], indices[~skipped], masks)
+        if masks is not None:
+            targets = masks[:, 0].astype(np.int64)
         batch = {
             "image": torch.from_numpy(images),
-            "target": torch.from_numpy(self.source.targets[indices[~skipped]]),
+            "target": torch.from_numpy(targets),
             "index": torch.from_numpy(indices[~skipped]),
         }
         if self.skip_unreadable:
             batch["skipped"] = torch.from_numpy(indices[skipped])
         return batch
+
+    def _read_mask(self, index: int, draw: np.ndarray) -> np.ndarray:
+        """Return the classes of the pixels of a transformed image, uint8 `[1, H, W]`; every foreground of one is 1."""
+        mask = self.transform(cast("MaskSource", self.source).mask(index), draw, resample=Image.Resampling.NEAREST)
+        foreground = len(self.source.classes)
+        if foreground == 1:
+            return (mask > 0).astype(np.uint8)
+        if mask.max() > foreground:
+            name = self.source.sample_id(index)
+            raise ValueError(f"the mask of {name} has class {mask.max()}, the largest is {foreground}")
+        return mask
 
     def _read(self, index: int, draw: np.ndarray) -> np.ndarray | None:
         """Return a transformed image; None if it cannot be read and may be skipped."""
@@ -181,7 +208,7 @@ class Loader:
         """
         digest = hashlib.blake2b("\n".join(self.source.classes).encode(), digest_size=16)
         for index in self.batches.pool.tolist():
-            digest.update(f"\n{self.source.sample_id(index)}\t{self.source.targets[index]}".encode())
+            digest.update(f"\n{self.source.sample_id(index)}\t{self.source.targets[index].tolist()}".encode())
         return {"samples": digest.hexdigest(), "images": self.source.content()}
 
     def zeros(self, count: int) -> Tensor:

@@ -8,9 +8,11 @@ from PIL import Image
 from ols.data.options import Aspect, SizeOptions, channel_scaling, check_sizes
 from ols.keyed import CROP_X, CROP_Y, FLIP, keyed_uniform
 
+BILINEAR, NEAREST = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
 
-def fit(image: Image.Image, size: int, aspect: Aspect) -> Image.Image:
-    """Resize an image (bilinear), unless it has its size already.
+
+def fit(image: Image.Image, size: int, aspect: Aspect, *, resample: Image.Resampling = BILINEAR) -> Image.Image:
+    """Resize an image, unless it has its size already.
 
     Args:
         image: Of mode L or RGB.
@@ -18,6 +20,7 @@ def fit(image: Image.Image, size: int, aspect: Aspect) -> Image.Image:
         aspect: `shorter` brings the shorter side to `size` and keeps the ratio of the sides; `longest` brings the
             longer side to `size`, keeps the ratio, and pads with black on both sides to a square; `squash` brings
             both sides to `size`.
+        resample: Bilinear for images; nearest for masks, whose values are names of classes.
     """
     if aspect == "squash":
         width = height = size
@@ -28,7 +31,7 @@ def fit(image: Image.Image, size: int, aspect: Aspect) -> Image.Image:
         scale = size / max(image.size)
         width, height = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     if (width, height) != image.size:
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
+        image = image.resize((width, height), resample)
     if aspect == "longest" and width != height:
         square = Image.new(image.mode, (size, size))
         square.paste(image, ((size - width) // 2, (size - height) // 2))
@@ -106,14 +109,16 @@ class EvalTransform:
         """
         return (draws[:, :2] * (sizes - self.preprocessing.image_size + 1)).astype(np.int64)
 
-    def __call__(self, image: Image.Image, draw: np.ndarray) -> np.ndarray:
+    def __call__(self, image: Image.Image, draw: np.ndarray, *, resample: Image.Resampling = BILINEAR) -> np.ndarray:
         """Apply a sample's draws (crop position down and across in [0, 1), flip if below 0.5).
+
+        The mask of an image goes through the same draws, with nearest resampling.
 
         Returns:
             uint8 `[in_chans, image_size, image_size]`.
         """
         crop = self.preprocessing.image_size
-        image = fit(image, self.preprocessing.resize_size, self.preprocessing.aspect)
+        image = fit(image, self.preprocessing.resize_size, self.preprocessing.aspect, resample=resample)
         ((top, left),) = self.corners(draw[None], np.array([[image.height, image.width]])).tolist()
         image = image.crop((left, top, left + crop, top + crop))
         if draw[2] < 0.5:

@@ -90,12 +90,13 @@ def predict(
         model: A timm model; not wrapped for distributed training.
         loader: The split.
         task: What is predicted.
-        features: Whether to keep the penultimate features, the input of the classifier.
+        features: Whether to keep the penultimate features, the input of the classifier; a model of pixels has none.
         autocast: Makes the context of a forward pass, such as `accelerator.autocast`.
 
     Raises:
         RuntimeError: A sample is missing or came twice.
     """
+    features = features and not task.dense
     batches = [
         {name: value.cpu() for name, value in batch.items()}
         for batch in _predict_batches(model, loader, autocast, features=features)
@@ -114,11 +115,20 @@ def predict(
         targets=whole["target"][order],
         indices=indices,
         sample_ids=[loader.source.sample_id(index) for index in indices.tolist()],
-        classes=loader.source.classes,
-        groups=loader.source.groups,
+        classes=task.classes,
+        groups=task.groups,
         task=task.name,
         features=whole["features"][order] if features else None,
     )
+
+
+def measure(predictions: Predictions, task: Task, *, batch_size: int = 256) -> Evaluation:
+    """Measure what a model predicted, as `evaluate` measures the model."""
+    metric = task.build_metric()
+    batches = zip(predictions.logits.split(batch_size), predictions.targets.split(batch_size), strict=True)
+    for logits, targets in batches:
+        metric.update(logits, targets)
+    return Evaluation({name: float(value) for name, value in metric.compute().items()}, metric.tables())
 
 
 def _predict_batches(

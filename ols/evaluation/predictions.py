@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -20,8 +21,9 @@ class Predictions:
     """A model's outputs on a split, in the order of the data set.
 
     Args:
-        logits: float32 or float64 `[N, K]`.
-        targets: int64 `[N]`.
+        logits: float32 or float64 `[N, K]`, of pixels `[N, K, H, W]`.
+        targets: As the task has them: class indices int64 `[N]`, labels float32 `[N, L]` with NaN for unknown, numbers
+            float32 `[N]`, or classes of pixels int64 `[N, H, W]`.
         indices: Index of each sample in its data set, int64 `[N]`.
         sample_ids: Name of each sample, the same on every machine, `[N]`.
         classes: Label of each class, `[K]`.
@@ -81,23 +83,25 @@ def load_predictions(path: Path) -> Predictions:
     return Predictions(**tensors, **names)
 
 
-def are_current(path: Path, *, weights: str, targets: list[int], sample_ids: list[str], classes: list[str]) -> bool:
+def are_current(path: Path, *, weights: str, targets: np.ndarray, sample_ids: list[str], classes: list[str]) -> bool:
     """Return whether a file holds predictions, with features, of these weights and of these images.
 
     Args:
         path: Of the file.
         weights: Checksum of the weights, as in the predictions' conditions.
-        targets: Class index of each image of the data set `[N]`.
+        targets: Those of the data set, one an image; of masks, which lie with the images, only the number is compared.
         sample_ids: Name of each `[N]`.
         classes: Label of each class `[K]`.
     """
     if not path.exists():
         return False
     found = load_predictions(path)
+    is_mask = found.logits.ndim == 4
+    same = len(found.targets) == len(targets) if is_mask else np.array_equal(found.targets, targets, equal_nan=True)
     return (
-        found.features is not None
+        (found.features is not None or is_mask)
         and found.conditions.get("weights") == weights
         and found.classes == classes
         and found.sample_ids == sample_ids
-        and found.targets.tolist() == targets
+        and same
     )

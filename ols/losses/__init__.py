@@ -1,4 +1,4 @@
-"""Losses for classifiers: drop-in replacements of `nn.CrossEntropyLoss` around online label smoothing."""
+"""Losses: drop-in replacements of `nn.CrossEntropyLoss` around online label smoothing, and those of other targets."""
 
 import difflib
 import inspect
@@ -10,7 +10,11 @@ from ols.losses.focal import FLSD53, FocalLoss
 from ols.losses.label_smoothing import HardLabels, LabelSmoothing
 from ols.losses.margin_label_smoothing import MarginLabelSmoothing
 from ols.losses.max_sup import MaxSup
+from ols.losses.multilabel import BinaryCrossEntropy
 from ols.losses.online_label_smoothing import OnlineLabelSmoothing
+from ols.losses.plain import PlainLoss
+from ols.losses.regression import AbsoluteError, HuberLoss, SquaredError
+from ols.losses.segmentation import DiceBCE, DiceWeightedFalseNegatives
 from ols.losses.teacher_free import SelfTeacherKD, VirtualTeacherKD
 
 LOSSES: dict[str, type[LabelLoss]] = {
@@ -25,19 +29,37 @@ LOSSES: dict[str, type[LabelLoss]] = {
     "flsd53": FLSD53,
     "confidence_penalty": ConfidencePenalty,
 }
+PLAIN_LOSSES: dict[str, type[PlainLoss]] = {
+    "bce": BinaryCrossEntropy,
+    "mse": SquaredError,
+    "l1": AbsoluteError,
+    "huber": HuberLoss,
+    "dice_bce": DiceBCE,
+    "dice_weighted_fn": DiceWeightedFalseNegatives,
+}
+Loss = LabelLoss | PlainLoss
 
 __all__ = [
     "FLSD53",
     "LOSSES",
+    "PLAIN_LOSSES",
+    "AbsoluteError",
+    "BinaryCrossEntropy",
     "ConfidencePenalty",
+    "DiceBCE",
+    "DiceWeightedFalseNegatives",
     "FocalLoss",
     "HardLabels",
+    "HuberLoss",
     "LabelLoss",
     "LabelSmoothing",
+    "Loss",
     "MarginLabelSmoothing",
     "MaxSup",
     "OnlineLabelSmoothing",
+    "PlainLoss",
     "SelfTeacherKD",
+    "SquaredError",
     "VirtualTeacherKD",
     "build_loss",
     "find_loss",
@@ -45,22 +67,23 @@ __all__ = [
 ]
 
 
-def find_loss(name: str) -> type[LabelLoss]:
-    """Return a loss by its name in `LOSSES`.
+def find_loss(name: str) -> type[LabelLoss] | type[PlainLoss]:
+    """Return a loss by its name in `LOSSES` or `PLAIN_LOSSES`.
 
     Raises:
         ValueError: No such loss; the message has the nearest match.
     """
-    if name not in LOSSES:
-        raise ValueError(f"unknown loss {name!r}; {_nearest(name, LOSSES)}")
-    return LOSSES[name]
+    known = LOSSES | PLAIN_LOSSES
+    if name not in known:
+        raise ValueError(f"unknown loss {name!r}; {_nearest(name, known)}")
+    return known[name]
 
 
 def find_preset(name: str, preset: str) -> dict[str, Any]:
     """Return the options of a published variant of a loss.
 
     Args:
-        name: A key of `LOSSES`.
+        name: A key of `LOSSES` or `PLAIN_LOSSES`.
         preset: A key of the loss's `presets`.
 
     Raises:
@@ -73,12 +96,12 @@ def find_preset(name: str, preset: str) -> dict[str, Any]:
     return dict(presets[preset])
 
 
-def build_loss(name: str, num_classes: int, *, preset: str | None = None, **options: Any) -> LabelLoss:
-    """Build a loss by its name in `LOSSES`.
+def build_loss(name: str, num_classes: int, *, preset: str | None = None, **options: Any) -> Loss:
+    """Build a loss by its name in `LOSSES` or `PLAIN_LOSSES`.
 
     Args:
-        name: A key of `LOSSES`.
-        num_classes: K, at least 1.
+        name: Of the loss.
+        num_classes: K, at least 1; of a loss of other targets the outputs of a model.
         preset: A key of the loss's `presets`, whose options are taken where `options` does not have them.
         options: Keyword arguments of the loss.
 
@@ -88,7 +111,7 @@ def build_loss(name: str, num_classes: int, *, preset: str | None = None, **opti
     loss = find_loss(name)
     if preset is not None:
         options = find_preset(name, preset) | options
-    known = [option for option in inspect.signature(loss).parameters if option != "num_classes"]
+    known = [option for option in inspect.signature(loss).parameters if option not in ("num_classes", "num_outputs")]
     for option in options:
         if option not in known:
             raise ValueError(f"loss {name!r} has no option {option!r}; {_nearest(option, known)}")

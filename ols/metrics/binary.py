@@ -10,7 +10,7 @@ from ols.metrics.composed import ComposedMetric
 
 
 class BinaryMetrics(ComposedMetric):
-    """Accuracy, calibration, and how well the positive class, which is class 1, is told from the other.
+    """Accuracy, calibration, and how well the positive class is told from the other.
 
     Results: those of `ClassificationMetrics` but `top5`, and
 
@@ -25,8 +25,12 @@ class BinaryMetrics(ComposedMetric):
     as the exact area needs every score.
 
     Args:
+        positive: Index of the positive class, 0 or 1.
         classwise: Whether to sum what `ece_classwise` needs, see `CalibrationHistogram`.
         kwargs: Arguments of `torchmetrics.Metric`.
+
+    Raises:
+        ValueError: `positive` is neither 0 nor 1.
     """
 
     higher_is_better = None
@@ -36,8 +40,11 @@ class BinaryMetrics(ComposedMetric):
     scores: list[Tensor]  # of each batch [B] float64
     labels: list[Tensor]  # of each batch [B] float64: 1 for a positive
 
-    def __init__(self, *, classwise: bool = False, **kwargs):
+    def __init__(self, *, positive: int = 1, classwise: bool = False, **kwargs):
         super().__init__(**kwargs)
+        if positive not in (0, 1):
+            raise ValueError(f"positive must be 0 or 1, got {positive!r}")
+        self.positive = int(positive)
         self.classification = ClassificationMetrics(2, classwise=classwise, **kwargs)
         self.add_state("scores", [], dist_reduce_fx="cat")
         self.add_state("labels", [], dist_reduce_fx="cat")
@@ -54,11 +61,12 @@ class BinaryMetrics(ComposedMetric):
         """
         target = class_indices(target)
         self.classification.update(logits, target)
-        negative, positive = logits.detach().double().unbind(dim=1)
-        wrong = torch.where(target == 1, -torch.inf, torch.inf).double()
+        both, is_positive = logits.detach().double(), target == self.positive
+        negative, positive = both[:, 1 - self.positive], both[:, self.positive]
+        wrong = torch.where(is_positive, -torch.inf, torch.inf).double()
         finite = usable_rows(logits.detach())
         self.scores.append(torch.where(finite, positive - negative, wrong))
-        self.labels.append(target.double())
+        self.labels.append(is_positive.double())
 
     def compute(self) -> dict[str, Tensor]:
         """Return the results as scalars, on the CPU."""
@@ -68,14 +76,15 @@ class BinaryMetrics(ComposedMetric):
         area = auc(score, positive)
         with self.classification.sync_context():
             confusion = self.classification.confusion.cpu().double()
-        negatives, positives = confusion.sum(dim=1)
+        yes, no = self.positive, 1 - self.positive
+        positives, negatives = confusion[yes].sum(), confusion[no].sum()
         found = {
             "auc": area.value,
             "auc_low": area.low,
             "auc_high": area.high,
             "average_precision": average_precision(score, positive),
-            "sensitivity": confusion[1, 1] / positives,
-            "specificity": confusion[0, 0] / negatives,
+            "sensitivity": confusion[yes, yes] / positives,
+            "specificity": confusion[no, no] / negatives,
             "sensitivity_at_90_specificity": sensitivity_at_specificity(score, positive, 0.9),
             "brier_positive": results["brier"] / 2,
             "positives": positives,

@@ -67,6 +67,31 @@ MEASURES = {
     "macro_auc": Measure("AUC, one against the rest", True, note=_OCCURRING),
     "average_precision": Measure("average precision", True, note="precision over recall; chance is the prevalence"),
     "sensitivity_at_90_specificity": Measure("sensitivity at 90 % specificity", True, percent=True),
+    # Of labels, each by itself
+    "mean_auc": Measure("mean AUC", True, note="mean over the labels with 10 positives and 10 negatives or more"),
+    "mean_average_precision": Measure("mean average precision", True, note="mean over the same labels"),
+    "mean_sensitivity_at_90_specificity": Measure(
+        "mean sensitivity at 90 % specificity", True, percent=True, note="mean over the same labels"
+    ),
+    "labels_in_mean": Measure("labels in the mean", None, note="those with 10 positives and 10 negatives or more"),
+    # Of numbers
+    "mae": Measure("MAE", False, note="in the unit of the target", interval=True),
+    "rmse": Measure("RMSE", False, note="in the unit of the target"),
+    "r2": Measure("R2", True, note="1 is perfect, 0 is predicting the mean of these very images"),
+    "bias": Measure("bias", None, note="mean of prediction less target"),
+    "mae_of_mean": Measure("MAE of the mean", None, note="of predicting the mean of the training images"),
+    "rmse_of_mean": Measure("RMSE of the mean", None, note="of predicting the mean of the training images"),
+    # Of masks
+    "dice": Measure("Dice", True, note="mean over the images with a mask"),
+    "dice_q25": Measure("Dice, lower quartile", True),
+    "dice_median": Measure("Dice, median", True),
+    "dice_q75": Measure("Dice, upper quartile", True),
+    "iou": Measure("IoU", True, note="mean over the images with a mask"),
+    "iou_q25": Measure("IoU, lower quartile", True),
+    "iou_median": Measure("IoU, median", True),
+    "iou_q75": Measure("IoU, upper quartile", True),
+    "empty_masks": Measure("empty masks", None, note="images without foreground, outside the means"),
+    "empty_found": Measure("found where there is none", False, percent=True, note="of the empty masks"),
     # Of probabilities
     "nll": Measure("NLL", False, scaled=False, note="nats"),
     "brier": Measure("Brier score", False, scaled=False, note="over all classes, at most 2"),

@@ -6,11 +6,19 @@ from typing import Any
 import timm
 from torch import nn
 
+from ols.models.decoder import UNet
+
 
 def build_model(
-    name: str, num_classes: int, in_chans: int = 1, *, image_size: int | None = None, pretrained: bool = False
+    name: str,
+    num_classes: int,
+    in_chans: int = 1,
+    *,
+    image_size: int | None = None,
+    pretrained: bool = False,
+    dense: bool = False,
 ) -> nn.Module:
-    """Build a classifier.
+    """Build a model of images: a classifier, or with a decoder a classifier of pixels.
 
     The OLS study (arXiv 2510.20011) trains `resnet50`, `mobilenetv2_100` and `vgg19`.
 
@@ -20,9 +28,10 @@ def build_model(
         in_chans: Channels of its input: 1 for grayscale.
         image_size: Side of the images in pixels, for models that are built for one size; by default the model's own.
         pretrained: Start from timm's weights (needs the network), or from those in the folder.
+        dense: Whether to answer for each pixel, by a U-Net over the model.
 
     Returns:
-        A module from images `[B, in_chans, H, W]` to logits `[B, K]`.
+        A module from images `[B, in_chans, H, W]` to logits `[B, K]`, dense `[B, K, H, W]`.
 
     Raises:
         ValueError: timm does not know the name, and the message lists near matches; or the model cannot be built for
@@ -33,6 +42,8 @@ def build_model(
         raise ValueError(f"unknown model {name!r}; did you mean {', '.join(near) or 'one of timm.list_models()'}?")
     arguments = model_arguments(name, num_classes, in_chans, image_size)
     try:
+        if dense:
+            return UNet(name, num_classes, pretrained=pretrained, **arguments)
         return timm.create_model(name, pretrained=pretrained, **arguments)
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         if "img_size" not in arguments:

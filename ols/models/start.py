@@ -10,7 +10,7 @@ from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from ols.models.build import architecture
-from ols.models.head import first_convolution_names, head_parameter_names
+from ols.models.head import find_head, first_convolution_names, head_parameter_names
 from ols.models.options import IMAGENET
 from ols.models.published import (
     COUNTER,
@@ -75,7 +75,9 @@ def start_from_file(model: nn.Module, kind: str, path: Path) -> str:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no such file of weights: {path}")
-    tensors = KINDS[kind].read(path, model)
+    tensors = dict(KINDS[kind].read(path, model))
+    if not find_head(model):  # below a decoder, which needs neither the head nor what only the head sees
+        tensors = {name: value for name, value in tensors.items() if name in model.state_dict()}
     line = load_into(model, tensors, str(path))
     variant = KINDS[kind].variant(architecture(model) or "")
     apply_variant(model, variant)

@@ -61,8 +61,8 @@ def apply_variant(model: nn.Module, variant: Variant) -> None:
 
 def variant_of(model: nn.Module) -> Variant:
     """Return the variant that a network was changed into; timm's own where it was not."""
-    found = getattr(model, "variant", None)
-    return found if isinstance(found, Variant) else Variant()
+    noted = (getattr(module, "variant", None) for module in model.modules())
+    return next((variant for variant in noted if isinstance(variant, Variant)), Variant())
 
 
 def _without_padding(module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:

@@ -1,6 +1,7 @@
 """A trained model as others can load it: safetensors and a JSON that timm reads, without this package."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,14 @@ from ols.config import ModelConfig
 from ols.data.transforms import Preprocessing
 from ols.files import written_aside
 from ols.models.build import architecture, model_arguments
+from ols.models.decoder import UNet, trunk
+from ols.models.head import find_head
 from ols.models.options import FRESH, RUN, parse_start
 from ols.models.start import HALF, KINDS, load_into, pretrained_normalization, start_from_file
 from ols.models.variant import Variant, apply_variant, variant_of
 
 FORMAT = 1
+DENSE = "unet:"  # before timm's name of the encoder
 
 
 def export_model(
@@ -31,8 +35,12 @@ def export_model(
     preprocessing: Preprocessing,
     metrics: dict[str, float],
     task: str,
+    task_state: Mapping[str, Any],
 ) -> None:
     """Write an export, which `timm.create_model("local-dir:<folder>", pretrained=True)` loads.
+
+    A model with a decoder is no model of timm's: its architecture is `unet:NAME`, which timm refuses and `load_export`
+    builds.
 
     It is `model.safetensors` and `config.json`. What timm has no key for stands under `ols` in the JSON: task, groups,
     the whole preprocessing, metrics, and the variant. A network that timm's of the same name is not, has a name that
@@ -47,6 +55,7 @@ def export_model(
         preprocessing: What the model expects to be done to an image.
         metrics: Its results, by tag.
         task: What it predicts, a name of `ols.tasks.TASKS`.
+        task_state: What one needs beside the weights to use it, such as the positive class: `Task.state`.
     """
     # Copies, as some models have a tensor under several names, which safetensors refuses
     weights = {
@@ -56,7 +65,11 @@ def export_model(
     channels, size = preprocessing.in_chans, preprocessing.image_size
     variant = variant_of(model)
     config = {
-        "architecture": architecture if variant.is_timms else f"{architecture}-variant-of-ols",
+        "architecture": f"{DENSE}{architecture}"
+        if isinstance(model, UNet)
+        else architecture
+        if variant.is_timms
+        else f"{architecture}-variant-of-ols",
         "num_classes": len(classes),
         "num_features": model.num_features,
         "model_args": model_arguments(architecture, len(classes), channels, size),
@@ -76,6 +89,7 @@ def export_model(
             "architecture": architecture,
             "variant": asdict(variant),
             "task": task,
+            "task_state": dict(task_state),
             "groups": groups,
             "preprocessing": vars(preprocessing),
             "metrics": metrics,
@@ -115,8 +129,13 @@ def load_export(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     """
     config = load_description(folder)
     with torch.random.fork_rng(devices=[]):  # building draws initial weights that are not kept
-        model = timm.create_model(config["ols"]["architecture"], **config["model_args"])
-    apply_variant(model, Variant(**config["ols"]["variant"]))
+        name, arguments = config["ols"]["architecture"], config["model_args"]
+        model: nn.Module
+        if config["architecture"].startswith(DENSE):
+            model = UNet(name, arguments["num_classes"], **arguments)
+        else:
+            model = timm.create_model(name, **arguments)
+    apply_variant(trunk(model), Variant(**config["ols"]["variant"]))
     try:
         model.load_state_dict(_load_weights(folder))
     except RuntimeError as error:
@@ -128,7 +147,7 @@ def start_from_export(model: nn.Module, folder: Path) -> str:
     """Load the weights of an export into a model of the same architecture, as `ols.models.start.load_into` does.
 
     Args:
-        model: timm's, not wrapped, for 1 or 3 channels.
+        model: timm's, not wrapped, for 1 or 3 channels; of a model with a decoder its `trunk`.
         folder: An export, or a run that has one.
 
     Returns:
@@ -143,7 +162,10 @@ def start_from_export(model: nn.Module, folder: Path) -> str:
     found, expected = described["architecture"].split(".")[0], architecture(model)
     if found != expected:
         raise ValueError(f"{folder} is an export of {found}, and the model is {expected}")
-    line = load_into(model, _load_weights(folder), str(folder))
+    weights = _load_weights(folder)
+    if not find_head(model):  # of a model with a decoder, which needs neither the head nor what only the head sees
+        weights = {name: value for name, value in weights.items() if name in model.state_dict()}
+    line = load_into(model, weights, str(folder))
     apply_variant(model, Variant(**described["variant"]))
     return line
 

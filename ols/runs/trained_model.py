@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -9,11 +10,13 @@ from ols.config import Config
 from ols.data.transforms import Preprocessing
 from ols.files import file_checksum, read_record
 from ols.models.build import build_model
+from ols.models.decoder import trunk
 from ols.models.head import num_outputs
 from ols.models.variant import Variant, apply_variant
 from ols.runs.checkpoint import load_state, load_tensors, verify_checkpoint
-from ols.runs.export import load_description, load_export
+from ols.runs.export import DENSE, load_description, load_export
 from ols.runs.folder import RunFolder
+from ols.tasks import find_task
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Trained:
         soft_labels: What its loss had learned by then `[K, K]`, for a loss that learns soft labels.
         config: Configuration of its run; None for an export alone.
         task: What it predicts, a name of `ols.tasks.TASKS`.
+        task_state: What one needs beside the weights to use it, see `Task.state`.
     """
 
     name: str
@@ -43,6 +47,7 @@ class Trained:
     soft_labels: Tensor | None
     config: Config | None
     task: str
+    task_state: dict[str, Any]
 
     def checksum(self) -> str:
         """Return a checksum of the weights, BLAKE2b in hexadecimal."""
@@ -60,12 +65,13 @@ class Trained:
         folder = self.weights.parent
         if self.classes is None:
             channels, size = self.preprocessing.in_chans, self.preprocessing.image_size
-            model = build_model(self.architecture, len(classes), channels, image_size=size)
+            dense = find_task(self.task).dense
+            model = build_model(self.architecture, len(classes), channels, image_size=size, dense=dense)
             tensors = load_tensors(folder, self.weights.stem)
-            found = num_outputs(model, tensors)
+            found = len(tensors["head.bias"]) if dense else num_outputs(model, tensors)
             if found != len(classes):
                 raise ValueError(f"{folder} was trained on {found} classes, the data set has {len(classes)}")
-            apply_variant(model, Variant(**load_state(folder)["variant"]))
+            apply_variant(trunk(model), Variant(**load_state(folder)["variant"]))
             model.load_state_dict(tensors)
             return model.eval()
         if len(self.classes) != len(classes):
@@ -110,7 +116,7 @@ def find_trained(folder: Path, checkpoint: str = "export") -> Trained:
     if place is None or not (place / "state.json").is_file():
         known = ", ".join(path.name for path in run.list_checkpoints()) or "none"
         raise FileNotFoundError(f"{folder} has no checkpoint {checkpoint!r}; it has: {known}")
-    data = config.data
+    data, loss = config.data, load_tensors(place, "loss")
     return Trained(
         name=name,
         weights=place / ("ema.safetensors" if (place / "ema.safetensors").is_file() else "model.safetensors"),
@@ -119,10 +125,18 @@ def find_trained(folder: Path, checkpoint: str = "export") -> Trained:
         preprocessing=Preprocessing.from_options(data),
         classes=None,
         epoch=load_state(place)["progress"]["epoch"],
-        soft_labels=load_tensors(place, "loss").get("soft_labels"),
+        soft_labels=loss.get("soft_labels"),
         config=config,
         task=config.task,
+        task_state=_task_state(config, loss),
     )
+
+
+def _task_state(config: Config, loss: dict[str, Tensor]) -> dict[str, Any]:
+    """Return the state of a checkpoint's task: what was chosen, and what its loss standardises targets by."""
+    chosen = {name: getattr(config, name) for name in find_task(config.task).options}
+    found = {name: float(loss[name]) for name in ("mean", "std") if name in loss}
+    return {name: value for name, value in chosen.items() if value is not None} | found
 
 
 def _exported(
@@ -134,13 +148,14 @@ def _exported(
         name=name,
         weights=export / "model.safetensors",
         output=output,
-        architecture=description["architecture"],
+        architecture=description["architecture"].removeprefix(DENSE),
         preprocessing=Preprocessing(**description["ols"]["preprocessing"]),
         classes=description["pretrained_cfg"]["label_names"],
         epoch=load_state(learned)["progress"]["epoch"] if learned else None,
         soft_labels=load_tensors(learned, "loss").get("soft_labels") if learned else None,
         config=config,
         task=description["ols"]["task"],
+        task_state=description["ols"]["task_state"],
     )
 
 

@@ -1,7 +1,7 @@
 """Yes or no: two classes, of which one is looked for."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
@@ -15,13 +15,18 @@ if TYPE_CHECKING:
 class Binary(Classification):
     """Each image is positive or negative: two logits, a class index as target, every loss of this package.
 
-    The positive class is the second one in the data set's order, which for folders is alphabetical.
+    Args:
+        classes: Label of each class.
+        groups: Modality and anatomy of each class.
+        positive: Label of the positive class; by default the second one in the data set's order, which for folders is
+            alphabetical.
 
     Raises:
-        ValueError: There are not two classes.
+        ValueError: There are not two classes, or none of the name.
     """
 
     name = "binary"
+    options = ("positive",)
     selects: ClassVar[tuple[str, ...]] = ("auc", "average_precision", "balanced_accuracy", "top1", "nll")
     line: ClassVar[tuple[str, ...]] = (
         "auc",
@@ -40,21 +45,30 @@ class Binary(Classification):
         "Probabilities": ("nll", "brier_positive", "brier_reliability", "brier_resolution"),
     }
 
-    def __init__(self, classes: Sequence[str], groups: Sequence[str]):
+    def __init__(self, classes: Sequence[str], groups: Sequence[str], *, positive: str | None = None):
         if len(classes) != 2:
             some = ", ".join(list(classes)[:5]) + (", ..." if len(classes) > 5 else "")
             raise ValueError(f"a binary task needs two classes, the data set has {len(classes)}: {some}")
         super().__init__(classes, groups)
+        positive = self.classes[1] if positive is None else positive
+        if positive not in self.classes:
+            raise ValueError(f"no class is named {positive!r}, the positive one; there are {', '.join(self.classes)}")
+        self.positive = self.classes.index(positive)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The label of the positive class."""
+        return {"positive": self.classes[self.positive]}
 
     def describe(self) -> str:
         """Return which class is the positive one."""
-        return f"{self.classes[1]} (positive) or {self.classes[0]}"
+        return f"{self.classes[self.positive]} (positive) or {self.classes[1 - self.positive]}"
 
     def build_metric(self, *, thorough: bool = False) -> TaskMetric:
         """Build what measures the order of scores, accuracy and calibration."""
         from ols.metrics.binary import BinaryMetrics
 
-        return BinaryMetrics(classwise=thorough)
+        return BinaryMetrics(positive=self.positive, classwise=thorough)
 
     def draw(self, tables: Mapping[str, Tensor], *, title: str) -> "dict[str, Figure]":
         """Draw the reliability diagram and the ROC curve."""
@@ -65,7 +79,8 @@ class Binary(Classification):
     def remarks(self, values: Values) -> list[str]:
         """Return the AUC with its interval and the numbers it is of, or why there is none."""
         positives, negatives = values["positives"], values["negatives"]
-        of = f"{positives:,.0f} positives ({self.classes[1]}) and {negatives:,.0f} negatives ({self.classes[0]})"
+        yes, no = self.classes[self.positive], self.classes[1 - self.positive]
+        of = f"{positives:,.0f} positives ({yes}) and {negatives:,.0f} negatives ({no})"
         if not (positives and negatives):
             missing = "positive" if negatives else "negative" if positives else "image"
             return [f"The AUC is undefined, as there is no {missing}: {of}."]

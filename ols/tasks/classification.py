@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
 from torch import Tensor
 
-from ols.losses.base import LabelLoss
+from ols.losses import LOSSES, LabelLoss, Loss
 from ols.tasks.task import Task, TaskMetric
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ class Classification(Task):
     """Each image has one of K classes: K logits, a class index as target, every loss of this package."""
 
     name = "multiclass"
+    kind = "class"
+    losses = tuple(LOSSES)
     default_loss = "ols"
     selects: ClassVar[tuple[str, ...]] = ("top1", "balanced_accuracy", "macro_f1", "nll")
     line: ClassVar[tuple[str, ...]] = ("top1", "top5", "balanced_accuracy", "nll", "ece")
@@ -41,21 +44,22 @@ class Classification(Task):
         "Probabilities": ("nll", "brier", "brier_reliability", "brier_resolution"),
     }
 
-    @property
-    def num_outputs(self) -> int:
-        """K logits."""
-        return len(self.classes)
-
-    @property
-    def target_shape(self) -> tuple[int, ...]:
-        """A class index has no dimension."""
-        return ()
-
     def describe(self) -> str:
         """Return the number of classes."""
         return f"one of {len(self.classes)} classes"
 
-    def check_loss(self, loss: LabelLoss) -> None:
+    def describe_targets(self, targets: np.ndarray) -> str:
+        """Return how many classes occur, the imbalance, and in a second line which are absent."""
+        counts = np.bincount(targets, minlength=len(self.classes))
+        present = counts[counts > 0]
+        line = f"{len(present)} of {len(counts)} classes, {present.min():,} to {present.max():,} images a class"
+        absent = [self.classes[i] for i in (counts == 0).nonzero()[0]]
+        if absent:
+            more = f" and {len(absent) - 5} more" if absent[5:] else ""
+            line += f"\n      absent: {', '.join(absent[:5])}{more}"
+        return line
+
+    def check_loss(self, loss: Loss) -> None:
         """Make sure that a loss takes K logits and class indices.
 
         Raises:

@@ -6,12 +6,13 @@ add one, write a subclass and enter it in `ols.tasks.TASKS`.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ols.losses.base import LabelLoss
+from ols.losses import Loss
 from ols.metrics.measures import find_measure
 
 if TYPE_CHECKING:
@@ -19,6 +20,26 @@ if TYPE_CHECKING:
 
 Values = Mapping[str, float | None]
 """Measures by name, with what belongs to them: `auc`, `auc_low` and `auc_high`; None and NaN are undefined."""
+
+
+TargetKind = Literal["class", "multilabel", "regression", "mask"]
+"""What the targets of a data set are: class indices `[N]`, labels `[N, L]`, numbers `[N]`, or masks of their images."""
+
+
+class Targets(Protocol):
+    """What a task asks of a data set.
+
+    One whose targets are no class indices has `kind`, too, a `TargetKind`.
+
+    Attributes:
+        classes: Label of each class; of labels, numbers or masks the names of the columns or of the foreground.
+        groups: Modality and anatomy of each.
+        targets: Of each sample.
+    """
+
+    classes: list[str]
+    groups: list[str]
+    targets: np.ndarray
 
 
 class TaskMetric(Protocol):
@@ -51,8 +72,11 @@ class Task(ABC):
     A subclass says what it is in these attributes, all of which hold names of `ols.metrics.measures.MEASURES`. It is
     light to import, as the configuration needs it: metrics and figures are imported where they are built.
 
+    What a model needs beside its weights to be of use, such as which class is positive, is the task's `state`: keyword
+    arguments that build the task again, recorded in exports. `from_source` finds it in training data.
+
     Args:
-        classes: Label of each class.
+        classes: Label of each class, see `Targets`.
         groups: Modality and anatomy of each class.
 
     Raises:
@@ -60,7 +84,11 @@ class Task(ABC):
     """
 
     name: ClassVar[str]
-    default_loss: ClassVar[str]  # name of a loss
+    kind: ClassVar[TargetKind]  # of the targets that it takes
+    dense: ClassVar[bool] = False  # whether a model answers for each pixel
+    options: ClassVar[tuple[str, ...]] = ()  # what a user may choose of the state
+    losses: ClassVar[tuple[str, ...]]  # names of those that fit
+    default_loss: ClassVar[str]  # one of them
     selects: ClassVar[tuple[str, ...]]  # measures that may choose an epoch; the first does so by default
     line: ClassVar[tuple[str, ...]]  # measures on the line that a run prints of an epoch
     table: ClassVar[tuple[str, ...]]  # columns of the table that a run prints at its end
@@ -69,22 +97,71 @@ class Task(ABC):
     def __init__(self, classes: Sequence[str], groups: Sequence[str]):
         self.classes, self.groups = list(classes), list(groups)
 
-    @property
-    @abstractmethod
-    def num_outputs(self) -> int:
-        """Numbers that a model returns for an image."""
+    @classmethod
+    def from_source(cls, source: Targets, pool: np.ndarray, **options: Any) -> "Task":
+        """Build the task for a data set.
+
+        Args:
+            source: Training split.
+            pool: Indices that are trained on.
+            options: What a user chose of the state.
+
+        Raises:
+            ValueError: The data set has other targets, or the task cannot be done with them.
+        """
+        cls.check_source(source)
+        return cls(source.classes, source.groups, **options)
+
+    @classmethod
+    def check_source(cls, source: Targets) -> None:
+        """Make sure that a data set has the targets of this task.
+
+        Raises:
+            ValueError: It has others; the message names both.
+        """
+        found = getattr(source, "kind", "class")
+        if found != cls.kind:
+            names = ", ".join(source.classes[:5]) + (", ..." if len(source.classes) > 5 else "")
+            raise ValueError(f"a {cls.name} task needs targets of kind {cls.kind!r}, these are {found!r}: {names}")
 
     @property
+    def state(self) -> dict[str, Any]:
+        """Keyword arguments that build this task again for the same classes: plain values, for JSON."""
+        return {}
+
+    @property
+    def num_outputs(self) -> int:
+        """Numbers that a model returns for an image, or for each of its pixels."""
+        return len(self.classes)
+
+    def loss_options(self) -> dict[str, Any]:
+        """Return what the task itself gives a loss beside what a user chose."""
+        return {}
+
+    def terms_per_image(self, loss: Loss, target: Tensor) -> int:
+        """Return how many terms of an image a loss with `reduction="sum"` adds up, such as its pixels."""
+        return 1
+
     @abstractmethod
-    def target_shape(self) -> tuple[int, ...]:
-        """Shape of the target of an image; () for a class index."""
+    def describe_targets(self, targets: np.ndarray) -> str:
+        """Return in a line or more what the targets of a split are."""
 
     @abstractmethod
     def describe(self) -> str:
         """Return what is predicted, in a few words."""
 
+    @classmethod
+    def check_loss_name(cls, name: str) -> None:
+        """Make sure that the loss of a name fits.
+
+        Raises:
+            ValueError: It does not; the message has those that do.
+        """
+        if name not in cls.losses:
+            raise ValueError(f"loss {name} does not fit a {cls.name} task; those that do: {', '.join(cls.losses)}")
+
     @abstractmethod
-    def check_loss(self, loss: LabelLoss) -> None:
+    def check_loss(self, loss: Loss) -> None:
         """Make sure that a loss fits.
 
         Raises:

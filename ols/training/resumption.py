@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from ols.data.sources.protocol import Split
 from ols.files import DamagedFileError, delete, read_record, write_record
-from ols.losses.base import LabelLoss
+from ols.losses import Loss
 from ols.models.variant import variant_of
 from ols.runs.checkpoint import (
     clean_checkpoints,
@@ -51,7 +51,7 @@ class RunCheckpoints:
     accelerator: Accelerator
     model: nn.Module
     average: nn.Module | None
-    loss: LabelLoss
+    loss: Loss
     optimizer: Optimizer
     own: dict[str, Tensor]
     data: Mapping[Split, Mapping[str, str]]

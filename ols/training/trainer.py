@@ -18,7 +18,7 @@ from ols.config import TrainConfig
 from ols.data.loading import EvalLoader, TrainLoader
 from ols.data.sources.protocol import Split
 from ols.evaluation.evaluate import Evaluation, evaluate
-from ols.losses.base import LabelLoss
+from ols.losses import Loss
 from ols.metrics.measures import find_measure
 from ols.runs.folder import RunFolder
 from ols.tasks.task import Task
@@ -77,7 +77,7 @@ class Trainer:
         accelerator: Accelerator,
         task: Task,
         model: nn.Module,
-        loss: LabelLoss,
+        loss: Loss,
         optimizer: Optimizer,
         schedule: Scheduler,
         train_loader: TrainLoader,
@@ -243,6 +243,9 @@ class Trainer:
                     teacher_logits = (self.teacher(images),)
         with self.clock.section("loss"):
             loss = self.loss(logits, target, *teacher_logits)
+            terms = self.task.terms_per_image(self.loss, target)
+            if terms != 1:
+                loss = loss / terms
             self.loss_sum += loss.detach()
         with self.clock.section("backward"):
             self.accelerator.backward(loss / len(target) / self.config.accumulation_steps)
@@ -433,7 +436,7 @@ class Trainer:
         self.checkpoints.prune(self.progress, keep_last=self.config.keep_last)
 
 
-def check_loss(loss: LabelLoss, teacher: nn.Module | None) -> None:
+def check_loss(loss: Loss, teacher: nn.Module | None) -> None:
     """Make sure that a loss suits the trainer.
 
     Raises:

@@ -17,7 +17,10 @@ def loaders(tree):
 
 
 def test_what_a_split_holds_and_lacks_is_said(loaders):
-    train, val, absent, test = (" ".join(line.split()) for line in describe_data(loaders).splitlines())
+    train, val, absent, test = (
+        " ".join(line.split())
+        for line in describe_data(loaders, build_task("multiclass", loaders.classes, loaders.groups)).splitlines()
+    )
     assert train == "train 24 images, 4 of 4 classes, 6 to 6 images a class"
     assert val == "val 6 images, 2 of 4 classes, 3 to 3 images a class"
     assert absent == "absent: ct-b, us-a"

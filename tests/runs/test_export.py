@@ -40,6 +40,7 @@ def exported(tmp_path):
         preprocessing=Preprocessing(image_size=32, resize_size=40),
         metrics={"test/top1": 0.5},
         task="multiclass",
+        task_state={},
     )
     return model.eval(), tmp_path
 
@@ -119,6 +120,7 @@ def test_a_gray_image_gives_in_rgb_what_it_gave_before_and_back_again(exported):
         preprocessing=preprocessing,
         metrics={},
         task="multiclass",
+        task_state={},
     )
     gray = build_model("test_resnet", 3, 1).eval()
     assert "; conv1.0.weight adapted from 3 to 1 channels" in start_from_export(gray, folder / "rgb")
@@ -146,7 +148,7 @@ def test_weights_say_which_mean_and_standard_deviation_they_expect(exported, tmp
     rgb = Preprocessing(32, 40, 3, mean=(0.4, 0.5, 0.6), std=(0.1, 0.2, 0.3))
     details = {"architecture": "test_resnet", "classes": ["a", "b", "c"], "groups": ["x"] * 3, "metrics": {}}
     model = build_model("test_resnet", 3, 3)
-    export_model(tmp_path / "rgb", model, preprocessing=rgb, task="multiclass", **details)
+    export_model(tmp_path / "rgb", model, preprocessing=rgb, task="multiclass", task_state={}, **details)
     config = json.loads((tmp_path / "rgb" / "config.json").read_text())["pretrained_cfg"]
     assert (config["mean"], config["std"]) == ([0.4, 0.5, 0.6], [0.1, 0.2, 0.3])
     found = start_normalization(ModelConfig(start=f"run:{tmp_path / 'rgb'}"))

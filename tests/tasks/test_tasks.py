@@ -24,8 +24,8 @@ def _measured(task, *, thorough: bool = False):
     return metric
 
 
-def test_every_task_is_tried_here():
-    assert [name for name, _ in CASES] == list(TASKS)
+def test_every_task_of_classes_is_tried_here():
+    assert [name for name, _ in CASES] == [name for name, task in TASKS.items() if task.kind == "class"]
 
 
 @pytest.mark.parametrize(("name", "num_classes"), CASES)
@@ -98,8 +98,8 @@ def test_a_task_draws_what_its_metric_holds():
 
 
 def test_an_unknown_task_and_three_classes_for_two_are_refused():
-    with pytest.raises(ValueError, match="unknown task 'regression'; known: multiclass, binary"):
-        build_task("regression", ["a", "b"], ["CT", "CT"])
+    with pytest.raises(ValueError, match="unknown task 'ranking'; known: multiclass, binary, "):
+        build_task("ranking", ["a", "b"], ["CT", "CT"])
     with pytest.raises(
         ValueError, match="a binary task needs two classes, the data set has 3: class 0, class 1, class 2"
     ):

@@ -6,25 +6,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ols.data.loaders import Loaders, class_counts
+from ols.data.loaders import Loaders
 from ols.evaluation.evaluate import Evaluation
 from ols.metrics.measures import find_measure
 from ols.tasks.task import Task
 
 
-def describe_data(loaders: Loaders) -> str:
-    """Return images and classes of each split, the imbalance, and which classes a split lacks."""
+def describe_data(loaders: Loaders, task: Task) -> str:
+    """Return images and targets of each split, such as the imbalance of classes, and which a split lacks."""
     lines = []
     for split in ("train", "val", "test"):
-        counts = class_counts(getattr(loaders, split))
-        present = counts[counts > 0]
-        line = f"{split:5} {counts.sum():>9,} images, {len(present)} of {len(counts)} classes"
-        lines.append(f"{line}, {present.min():,} to {present.max():,} images a class")
-        absent = [loaders.classes[i] for i in (counts == 0).nonzero()[0]]
-        if absent:
-            lines.append(
-                f"      absent: {', '.join(absent[:5])}" + (f" and {len(absent) - 5} more" if absent[5:] else "")
-            )
+        loader = getattr(loaders, split)
+        targets = loader.source.targets[loader.batches.pool]
+        lines.append(f"{split:5} {len(targets):>9,} images, {task.describe_targets(targets)}")
     return "\n".join(lines)
 
 

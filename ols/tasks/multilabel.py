@@ -1,0 +1,96 @@
+"""Several labels of an image, each there or not, some of them unknown."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from ols.losses import BinaryCrossEntropy, Loss
+from ols.tasks.task import Task, TaskMetric, Values
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Multilabel(Task):
+    """Each image has any of L labels: L logits, and 0, 1 or NaN for unknown as target `[L]`."""
+
+    name = "multilabel"
+    kind = "multilabel"
+    losses = ("bce",)
+    default_loss = "bce"
+    selects: ClassVar[tuple[str, ...]] = ("mean_auc", "mean_average_precision", "nll")
+    line: ClassVar[tuple[str, ...]] = ("mean_auc", "mean_average_precision", "nll", "ece")
+    table: ClassVar[tuple[str, ...]] = (*line, "mean_sensitivity_at_90_specificity", "labels_in_mean")
+    report: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "Order": ("mean_auc", "mean_average_precision", "mean_sensitivity_at_90_specificity", "labels_in_mean"),
+        "Calibration": ("ece", "overconfidence", "underconfidence", "mean_confidence"),
+        "Probabilities": ("nll",),
+    }
+
+    def describe(self) -> str:
+        """Return the number of labels."""
+        return f"any of {len(self.classes)} labels"
+
+    def describe_targets(self, targets: np.ndarray) -> str:
+        """Return how often labels are known and positive, and which have no positive or no negative."""
+        known, positive = (~np.isnan(targets)).sum(axis=0), (targets == 1).sum(axis=0)
+        line = f"{len(self.classes)} labels, {positive.min():,} to {positive.max():,} positives a label"
+        if unknown := int(np.isnan(targets).sum()):
+            line += f", {unknown / targets.size:.1%} unknown"
+        for missing, counts in (("positive", positive), ("negative", known - positive)):
+            without = [name for name, count in zip(self.classes, counts, strict=True) if not count]
+            if without:
+                more = f" and {len(without) - 5} more" if without[5:] else ""
+                line += f"\n      without a {missing}: {', '.join(without[:5])}{more}"
+        return line
+
+    def check_loss(self, loss: Loss) -> None:
+        """Make sure that a loss takes L logits and labels.
+
+        Raises:
+            ValueError: It does not; the message names both.
+        """
+        if not isinstance(loss, BinaryCrossEntropy) or loss.num_outputs != self.num_outputs:
+            raise ValueError(f"a multilabel task of {self.num_outputs} labels needs bce of as many, got {loss}")
+
+    def terms_per_image(self, loss: Loss, target: Tensor) -> int:
+        """Return the number of labels, so that the loss of an image is the mean over them."""
+        return self.num_outputs
+
+    def build_metric(self, *, thorough: bool = False) -> TaskMetric:
+        """Build what measures each label, and calibration of all."""
+        from ols.metrics.multilabel import MultilabelMetrics
+
+        return MultilabelMetrics(self.classes)
+
+    def draw(self, tables: Mapping[str, Tensor], *, title: str) -> "dict[str, Figure]":
+        """Draw the reliability diagram, and the labels' AUCs with their intervals."""
+        from ols.figures import label_areas, reliability_diagram
+        from ols.metrics.calibration_error import reliability_intervals
+
+        table = tables["reliability"]
+        return {
+            "reliability": reliability_diagram(table, title=title, intervals=reliability_intervals(table)),
+            "labels": label_areas(tables["labels"].numpy(), self.classes, title=title),
+        }
+
+    def remarks(self, values: Values) -> list[str]:
+        """Return the AUC of each label with its support, and which are not in the mean and why."""
+        said, undefined = [], []
+        for name in self.classes:
+            area, positives, known = (values.get(f"{part}/{name}") for part in ("auc", "positives", "known"))
+            if area is None or area != area:
+                undefined.append(f"{name} ({positives or 0:.0f} of {known or 0:.0f} positive)")
+            else:
+                said.append(f"{name} {area:.4f} ({positives:,.0f} of {known:,.0f} positive)")
+        sentences = [f"AUC by label: {', '.join(said)}."] if said else []
+        if undefined:
+            sentences.append(f"The AUC is undefined without both positives and negatives: {', '.join(undefined)}.")
+        if (left_out := len(self.classes) - (values["labels_in_mean"] or 0)) > 0:
+            sentences.append(
+                f"Means leave out {left_out:.0f} of {len(self.classes)} labels, which have fewer than 10 positives or "
+                "10 negatives."
+            )
+        return sentences

@@ -1,0 +1,106 @@
+"""A class of each pixel."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from ols.losses import LOSSES, LabelLoss, Loss
+from ols.losses.segmentation import DiceBCE
+from ols.tasks.task import Task, TaskMetric, Values
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BACKGROUND = "background"
+
+
+class Segmentation(Task):
+    """Each pixel is background or one of the foreground classes: K logits `[K, H, W]`, class indices `[H, W]`.
+
+    Every loss of labels fits, as all take spatial targets: online label smoothing learns what the pixels of a class
+    look like to the model.
+
+    Args:
+        classes: Name of each foreground class; the task puts the background before them.
+        groups: Modality and anatomy of each.
+    """
+
+    name = "segmentation"
+    kind = "mask"
+    dense = True
+    losses = ("dice_bce", "dice_weighted_fn", *(name for name, loss in LOSSES.items() if not loss.needs_teacher))
+    default_loss = "dice_bce"
+    selects: ClassVar[tuple[str, ...]] = ("dice", "iou", "nll")
+    line: ClassVar[tuple[str, ...]] = ("dice", "iou", "nll", "ece")
+    table: ClassVar[tuple[str, ...]] = (
+        "dice",
+        "dice_q25",
+        "dice_median",
+        "dice_q75",
+        "iou",
+        "empty_masks",
+        "nll",
+        "ece",
+    )
+    report: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "Overlap": ("dice", "dice_q25", "dice_median", "dice_q75", "iou", "iou_q25", "iou_median", "iou_q75"),
+        "Empty masks": ("empty_masks", "empty_found"),
+        "Pixels": ("nll", "ece"),
+    }
+
+    def __init__(self, classes: Sequence[str], groups: Sequence[str]):
+        super().__init__([BACKGROUND, *classes], [BACKGROUND, *groups])
+
+    def describe(self) -> str:
+        """Return what is found in an image."""
+        return f"the pixels of {', '.join(self.classes[1:])}"
+
+    def describe_targets(self, targets: np.ndarray) -> str:
+        """Return what there is a mask of, one with each image."""
+        return f"each with a mask of {', '.join(self.classes[1:])}"
+
+    def check_loss(self, loss: Loss) -> None:
+        """Make sure that a loss takes K logits and a class index of each pixel.
+
+        Raises:
+            ValueError: It does not; the message names both.
+        """
+        found = loss.num_classes if isinstance(loss, LabelLoss) else loss.num_outputs
+        if not isinstance(loss, LabelLoss | DiceBCE) or loss.needs_teacher or found != self.num_outputs:
+            raise ValueError(
+                f"a segmentation task of {self.num_outputs} classes with the background needs a loss of as many, which "
+                f"takes masks; got {loss}"
+            )
+
+    def terms_per_image(self, loss: Loss, target: Tensor) -> int:
+        """Return the pixels of an image, which a loss of labels sums over; a loss of masks has one term an image."""
+        return target[0].numel() if isinstance(loss, LabelLoss) else 1
+
+    def build_metric(self, *, thorough: bool = False) -> TaskMetric:
+        """Build what measures overlap by image, and calibration of pixels."""
+        from ols.metrics.segmentation import SegmentationMetrics
+
+        return SegmentationMetrics(self.num_outputs)
+
+    def draw(self, tables: Mapping[str, Tensor], *, title: str) -> "dict[str, Figure]":
+        """Draw the reliability diagram of the pixels, and how Dice is distributed over images."""
+        from ols.figures import overlap_histogram, reliability_diagram
+        from ols.metrics.calibration_error import reliability_intervals
+
+        table = tables["reliability"]
+        return {
+            "reliability": reliability_diagram(table, title=title, intervals=reliability_intervals(table)),
+            "overlap": overlap_histogram(tables["overlaps"].numpy(), title=title),
+        }
+
+    def remarks(self, values: Values) -> list[str]:
+        """Return how many images have no mask, and what is found in them."""
+        empty, found, count = values["empty_masks"], values["empty_found"], values["count"]
+        if not empty:
+            return []
+        return [
+            f"{empty:,.0f} of {count:,.0f} images have an empty mask and no part in Dice and IoU; something is "
+            f"found in {found or 0:.1%} of them."
+        ]
