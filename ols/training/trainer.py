@@ -243,8 +243,7 @@ class Trainer:
                     teacher_logits = (self.teacher(images),)
         with self.clock.section("loss"):
             loss = self.loss(logits, target, *teacher_logits)
-            terms = self.task.terms_per_image(self.loss, target)
-            if terms != 1:
+            if (terms := self.task.terms_per_image(self.loss, target)) != 1:
                 loss = loss / terms
             self.loss_sum += loss.detach()
         with self.clock.section("backward"):
