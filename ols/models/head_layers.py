@@ -156,5 +156,10 @@ def build_layers(options: HeadOptions, in_features: int, outputs: int) -> Linear
         in_features: Features d.
         outputs: Outputs K.
     """
-    kinds = {"linear": LinearHead, "mlp": MlpHead, "conv1d": ConvHead, "conv1d_skip": ConvHead}
+    kinds: dict[str, type[LinearHead | MlpHead | ConvHead]] = {
+        "linear": LinearHead,
+        "mlp": MlpHead,
+        "conv1d": ConvHead,
+        "conv1d_skip": ConvHead,
+    }
     return kinds[options.kind](options, in_features, outputs)
