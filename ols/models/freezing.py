@@ -91,7 +91,8 @@ def layer_groups(model: nn.Module) -> list[list[str]]:
     if not hasattr(model, "group_matcher"):
         raise ValueError(f"{type(model).__name__} is no model of timm's: it has no layer groups")
     matched = group_parameters(model, model.group_matcher(coarse=True))  # type: ignore[operator]
-    head, groups = _head_names(model), list[list[str]]()
+    head = _head_names(model)
+    groups: list[list[str]] = []
     for _, members in sorted(matched.items()):
         trunk = [name for name in members if name not in head]
         if len(trunk) < len(members) and groups:

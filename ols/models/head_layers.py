@@ -156,6 +156,10 @@ def build_layers(options: HeadOptions, in_features: int, outputs: int) -> Linear
         in_features: Features d.
         outputs: Outputs K.
     """
-    if options.kind == "linear":
-        return LinearHead(options, in_features, outputs)
-    return (MlpHead if options.kind == "mlp" else ConvHead)(options, in_features, outputs)
+    kinds: dict[str, type[LinearHead | MlpHead | ConvHead]] = {
+        "linear": LinearHead,
+        "mlp": MlpHead,
+        "conv1d": ConvHead,
+        "conv1d_skip": ConvHead,
+    }
+    return kinds[options.kind](options, in_features, outputs)

@@ -164,6 +164,18 @@ def parameter_groups(model: nn.Module, options: OptimConfig) -> list[dict[str, A
     return split
 
 
+def scale_learning_rates(optimizer: Optimizer, factor: float) -> None:
+    """Multiply the learning rates that the schedule sets from here on, whatever they were multiplied by before.
+
+    Args:
+        optimizer: Of a schedule; call this before the schedule's step.
+        factor: Learning rates over those of the schedule; groups keep their rates relative to each other.
+    """
+    for group in optimizer.param_groups:
+        own = group.setdefault("own_lr_scale", group.get("lr_scale", 1.0))
+        group["lr_scale"] = own * factor
+
+
 def step_unless(optimizer: Optimizer, skip: Tensor) -> None:
     """Take a step unless `skip`, a boolean on the device, is true.
 
