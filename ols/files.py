@@ -78,13 +78,16 @@ def write_file(path: Path, content: bytes | str) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append a line to a file.
+    """Append a line to a file; a line before it that was cut off stays one of its own.
 
     Raises:
         OSError: It could not be written; the message names it.
     """
-    with named_errors(path), path.open("a") as file:
-        file.write(f"{line}\n")
+    with named_errors(path), path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read(1) == b"\n" else f"\n{line}"
+        file.write(f"{line}\n".encode())
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import uuid
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
@@ -247,8 +248,8 @@ def describe_conditions(run_dirs: Sequence[Path]) -> str:
     records = []
     for run_dir in run_dirs:
         file = RunFolder(run_dir).environment
-        if file.is_file():
-            records.append(json.loads(file.read_text().splitlines()[-1]))
+        if file.is_file() and (record := _last_record(file)) is not None:
+            records.append(record)
     if not records:
         return "Their device and versions are not recorded."
     parts = [_distinct(record["device"] for record in records)]
@@ -259,6 +260,19 @@ def describe_conditions(run_dirs: Sequence[Path]) -> str:
     dates = sorted(record["date"][:10] for record in records)
     parts.append(dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}")
     return "; ".join(parts) + "."
+
+
+def _last_record(file: Path) -> dict[str, Any] | None:
+    """Return the last line of a file that is whole; a kill or a full disk may have cut the one after it."""
+    for number, line in reversed(list(enumerate(file.read_bytes().splitlines(), 1))):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if isinstance(record, dict):
+            return record
+        warnings.warn(f"{file}, line {number}, is damaged and passed over", stacklevel=3)
+    return None
 
 
 def _distinct(values: Iterable[str]) -> str:

@@ -22,9 +22,12 @@ with stop.listening():
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+TAKEN = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+@pytest.mark.parametrize("number", TAKEN)
 def test_a_signal_asks_and_the_handlers_from_before_come_back(number, capfd):
-    before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
+    before = [signal.getsignal(n) for n in TAKEN]
     stop = Interruption()
     with stop.listening():
         with stop.listening():
@@ -33,8 +36,20 @@ def test_a_signal_asks_and_the_handlers_from_before_come_back(number, capfd):
         os.kill(os.getpid(), number)
         assert stop.requested
         os.kill(os.getpid(), number)  # a launcher's echo
-    assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == before
+    assert [signal.getsignal(n) for n in TAKEN] == before
     assert capfd.readouterr().err.startswith(f"{signal.Signals(number).name}: stopping after this step")
+
+
+def test_a_hang_up_that_is_ignored_asks_for_nothing():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        stop = Interruption()
+        with stop.listening():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.requested
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_second_signal_exits_at_once():
