@@ -153,5 +153,6 @@ def _unnamed(rows: Rows) -> list[str]:
         for folder, _, files in os.walk(rows.root / TREE)  # class folders are named by what lies in them
         for file in files
         if os.path.splitext(file)[1].lower() in images
+        and not file.startswith(".")  # hidden: what systems leave, such as macOS's `._image.png`
         and (name := (Path(folder) / file).relative_to(rows.root).as_posix()) not in named
     )

@@ -342,6 +342,13 @@ def _oddities(rows: Rows, files: np.ndarray) -> list[Finding]:
             items(readable[files["low"][readable] == files["high"][readable]], "every pixel {9:.3f}"),
         ),
         Finding(
+            "turned",
+            "note",
+            "Images that EXIF turns or mirrors",
+            "They are trained on as viewers show them; a program that passes over EXIF sees them otherwise.",
+            items(readable[files["turned"][readable]], "{2} x {3} upright"),
+        ),
+        Finding(
             "odd_mode",
             "warning",
             "Modes other than L and RGB",

@@ -16,10 +16,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from ols.audit.near import comparable
-from ols.data.sources.files import EIGHT_BIT_MODES, open_image
+from ols.data.sources.files import EIGHT_BIT_MODES, open_image, orientation, upright
 from ols.data.workers import end_with_parent
 
-FORMAT = 1
+FORMAT = 2
 CHUNK = 64  # files that a worker is given at a time
 FILES_PER_WORKER = 2000  # a worker takes seconds to start
 THUMBNAIL = 16  # pixels
@@ -40,6 +40,7 @@ FILE = np.dtype(
         ("low", np.float64),
         ("high", np.float64),
         ("thumbnail", np.uint8, THUMBNAIL**2),
+        ("turned", bool),  # EXIF says that it is to be turned or mirrored
     ]
 )
 
@@ -201,7 +202,9 @@ def _look_at(root: Path, filename: str, stamp: list[int] | None) -> dict[str, An
 def _describe(path: Path) -> dict[str, Any]:
     with open_image(path) as image:
         image.load()
-        found: dict[str, Any] = {"mode": image.mode, "width": image.width, "height": image.height}
+        found: dict[str, Any] = {"turned": orientation(image) != 1}
+        image = upright(image)  # as training sees it
+        found |= {"mode": image.mode, "width": image.width, "height": image.height}
         if image.mode not in EIGHT_BIT_MODES:
             return found | {"fault": "refused", "message": f"mode {image.mode!r} is not 8-bit grayscale or RGB"}
         gray = image.convert("L")
@@ -241,5 +244,5 @@ def _read_comparable(root: Path, filenames: list[str]) -> list[np.ndarray]:
     images = []
     for filename in filenames:
         with open_image(root / filename) as image:
-            images.append(comparable(image))
+            images.append(comparable(upright(image)))
     return images

@@ -516,3 +516,20 @@ def test_near_copies_under_two_labels_are_found_within_a_split_too(clean):
     assert all("other.png" in pair for pair in named)
     assert {"one.png", "other.png"} in named
     assert "near_across_splits" not in found
+
+
+def test_images_that_exif_turns_are_counted_and_compared_as_they_are_shown(clean):
+    picture = Image.fromarray(_picture(77)[:60])
+    exif = Image.Exif()
+    exif[0x0112] = 3  # by half a turn
+    clean.add("train", "plain.png", "ct-a", np.asarray(picture))
+    name = clean.add("val", "turned.png", "ct-a", None)
+    picture.rotate(180).save(clean.root / name, exif=exif)
+    found = {finding.kind: finding for finding in clean.audit().findings}
+    assert [item["rows"][0]["filename"] for item in found["turned"].items] == [name]
+    assert found["picture_across_splits"].count == 1
+
+
+def test_hidden_files_are_no_forgotten_images(clean):
+    (clean.root / "radiology_ai" / "CT" / "chest" / "ct-a" / "._train0.png").write_bytes(b"what macOS leaves")
+    assert "unnamed" not in {finding.kind for finding in clean.audit().findings}

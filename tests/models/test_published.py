@@ -158,6 +158,7 @@ def test_features_of_radimagenets_torch_files_are_those_of_torchvision(name, wit
         assert _relative(model.eval().forward_features(images), expected) < 1e-5
 
 
+LARGE = ("vgg16", "efficientnet_b3", "efficientnet_b4")  # seconds each
 RADIOLOGYNET = {
     "resnet18": "resnet18", "resnet34": "resnet34", "resnet50": "resnet50", "densenet121": "densenet121",
     "inception_v3": "inception_v3", "efficientnet_b3": "efficientnet_b3", "efficientnet_b4": "efficientnet_b4",
@@ -167,7 +168,7 @@ RADIOLOGYNET = {
 
 @pytest.mark.filterwarnings("ignore:The default weight initialization")
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "vgg16")) for name in RADIOLOGYNET]
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE)) for name in RADIOLOGYNET]
 )
 def test_radiologynets_ten_networks_compute_what_torchvisions_do(name, tmp_path):
     theirs, ours = _torchvision(name), build_model(RADIOLOGYNET[name], 2, 3)

@@ -184,13 +184,14 @@ def test_a_run_of_numbers_tells_errors_in_units_and_exports_what_outputs_mean(st
     assert _records(run)[-1]["test/mae_of_mean"] == pytest.approx(np.abs(found.targets.numpy() - train.mean()).mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["dice_bce", "ols"])
 def test_a_run_of_masks_learns_where_the_disc_is(start, loss, capsys):
     run = start(
         "mask",
         "--task=segmentation",
         f"--loss.name={loss}",
-        "--train.epochs=6",
+        "--train.epochs=8",
     )
     printed = capsys.readouterr().out
     assert "task  the pixels of disc" in printed

@@ -26,6 +26,25 @@ def open_image(path: Path) -> Image.Image:
     return read_dicom(path) if path.suffix.lower() == ".dcm" else Image.open(path)
 
 
+def orientation(image: Image.Image) -> int:
+    """Return how EXIF says that an image is to be turned: 1 for not at all, up to 8."""
+    return image.getexif().get(ORIENTATION, 1)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Return an image turned and mirrored as EXIF says and every viewer shows it.
+
+    Raises:
+        ValueError: It is an uncompressed TIFF to be turned by a quarter, which Pillow garbles.
+    """
+    turned = orientation(image)
+    if image.format == "TIFF" and turned > 4 and image.info.get("compression") == "raw":
+        raise ValueError(
+            f"an uncompressed TIFF turned by EXIF orientation {turned}, which Pillow garbles: save it anew"
+        )
+    return ImageOps.exif_transpose(image)
+
+
 class ImageFiles:
     """Images that lie in files, and what is common to the forms in which they do.
 
@@ -85,12 +104,7 @@ class ImageFiles:
             with open_image(path) as image:
                 if image.mode not in EIGHT_BIT_MODES:
                     raise ValueError(f"mode {image.mode!r} is not 8-bit grayscale or RGB")
-                turned = image.getexif().get(ORIENTATION, 1)
-                if image.format == "TIFF" and turned > 4 and image.info.get("compression") == "raw":
-                    raise ValueError(
-                        f"an uncompressed TIFF turned by EXIF orientation {turned}, which Pillow garbles: save it anew"
-                    )
-                return ImageOps.exif_transpose(image).convert(self._mode)  # as every viewer turns it
+                return upright(image).convert(self._mode)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"{self._where(index)}: cannot read {path}: {error}") from error
 
