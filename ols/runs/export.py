@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import timm
@@ -35,7 +36,7 @@ def export_model(
     preprocessing: Preprocessing,
     metrics: dict[str, float],
     task: str,
-    task_state: Mapping[str, Any],
+    task_state: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Write an export, which `timm.create_model("local-dir:<folder>", pretrained=True)` loads.
 
