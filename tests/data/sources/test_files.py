@@ -5,6 +5,7 @@ import struct
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom.data import get_testdata_file
 
 from ols.data.sources import files
 from ols.data.sources.files import ImageFiles
@@ -77,6 +78,13 @@ def test_folders_take_what_csvs_may_name_in_any_case(folders):
     found = ImageFolder(folders, "train")
     assert found.targets.tolist() == [0] * 7 + [1]
     assert {np.asarray(found.read(index)).shape for index in range(7)} == {(3, 4)}
+
+
+def test_class_folders_may_hold_dicom_files(folders):
+    shutil.copy(get_testdata_file("CT_small.dcm", download=False), folders / "train" / "a" / "scan.DCM")
+    found = ImageFolder(folders, "train")
+    assert found.sample_id(1) == "train/a/scan.DCM"
+    assert np.asarray(found.read(1)).shape == (128, 128)
 
 
 def test_a_class_of_training_without_images_is_refused(folders):
