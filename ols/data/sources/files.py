@@ -27,10 +27,13 @@ def open_image(path: Path) -> Image.Image:
     if path.suffix.lower() == ".dcm":
         return read_dicom(path)
     image = Image.open(path)
-    frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-    if frames > 1:
+    try:
+        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+        if frames > 1:
+            raise ValueError(f"the file has {frames} frames; save each as a file of its own")
+    except Exception:
         image.close()
-        raise ValueError(f"the file has {frames} frames; save each as a file of its own")
+        raise
     return image
 
 
