@@ -26,7 +26,7 @@ from ols.data.sources.pack import (
 from ols.data.sources.protocol import ImageSource, Split
 from ols.data.transforms import fit, to_array
 from ols.data.workers import end_with_parent
-from ols.files import write_file, written_aside
+from ols.files import DamagedFileError, read_record, write_file, write_record, written_aside
 
 UNFINISHED = ".*.partial"  # see `ols.files.partial_path`
 SAMPLED = 256  # images that the size of a pack is estimated from
@@ -93,10 +93,11 @@ def write_pack(
             verify_pack(output, manifest, trust_stamp=True)
             return manifest
         for number, record in enumerate(manifest["shards"]):  # unfinished again
-            write_file(writer.record_path(number), json.dumps(record))
-        (output / MANIFEST).rename(output / PLAN)
+            write_record(writer.record_path(number), record)
+        write_record(output / PLAN, plan)
+        (output / MANIFEST).unlink()
     if (output / PLAN).exists():
-        _check_plan(output, plan, json.loads((output / PLAN).read_text()))
+        _check_plan(output, plan, _read_plan(output))
     elif output.exists() and not set(output.iterdir()) <= set(output.glob(UNFINISHED)):
         raise ValueError(f"{output} is not empty, and holds no pack: choose another folder")
     missing = sum(len(writer.numbers(shard)) for shard in writer.missing())
@@ -105,9 +106,9 @@ def write_pack(
     output.mkdir(parents=True, exist_ok=True)
     for leftover in output.glob(UNFINISHED):
         leftover.unlink()
-    write_file(output / PLAN, json.dumps(plan))
+    write_record(output / PLAN, plan)
     _write_missing(writer, workers)
-    records = [json.loads(writer.record_path(shard).read_text()) for shard in range(len(writer))]
+    records = [writer.record(shard) for shard in range(len(writer))]
     left_out = {writer.place(number) for record in records for number in record["skipped"]}
     splits = {
         split: {
@@ -168,13 +169,20 @@ class ShardWriter(Dataset[int | Exception]):
         """Return the file of a shard's entry in the manifest, which says that the shard is complete."""
         return self.output / f"shard-{shard:05d}.json"
 
+    def record(self, shard: int) -> dict[str, Any]:
+        """Return a complete shard's entry in the manifest; DamagedFileError if it is missing or altered."""
+        return read_record(self.record_path(shard))
+
     def missing(self) -> list[int]:
-        """Return the shards that are not complete."""
-        return [
-            shard
-            for shard in range(len(self))
-            if not (self.record_path(shard).is_file() and self.path(shard).is_file())
-        ]
+        """Return the shards that are not complete: those without a sound entry, too."""
+        return [shard for shard in range(len(self)) if not self._is_complete(shard)]
+
+    def _is_complete(self, shard: int) -> bool:
+        try:
+            self.record(shard)
+        except DamagedFileError:
+            return False
+        return self.path(shard).is_file()
 
     def read(self, number: int) -> np.ndarray | None:
         """Return the pixels of an image, uint8 `[C, H, W]`; None if it cannot be read and may be left out."""
@@ -220,7 +228,7 @@ class ShardWriter(Dataset[int | Exception]):
             "sizes": None if one_size else [shape[1:] for shape in shapes],
             "skipped": skipped,
         }
-        write_file(self.record_path(shard), json.dumps(record))
+        write_record(self.record_path(shard), record)
 
 
 def _write_missing(writer: ShardWriter, workers: int) -> None:
@@ -248,6 +256,13 @@ def _sample(writer: ShardWriter) -> tuple[int, float]:
     if not shapes:
         raise ValueError(f"none of {len(numbers)} images could be read")
     return shapes[0][0], float(np.prod(shapes, axis=1).mean())
+
+
+def _read_plan(output: Path) -> dict[str, Any]:
+    try:
+        return read_record(output / PLAN)
+    except DamagedFileError as error:
+        raise ValueError(f"{error}, so that nobody knows what its shards are of: delete {output}, pack again") from None
 
 
 def _check_plan(output: Path, plan: dict[str, Any], found: dict[str, Any]) -> None:

@@ -181,16 +181,18 @@ class RunCheckpoints:
         return newest, state
 
     def _check_data(self, path: Path, before: dict[str, dict[str, str]]) -> None:
-        words = {"samples": "classes, samples or their order", "images": "the images themselves"}
-        differing = [
-            f"{word} of {' and '.join(splits)}"
-            for part, word in words.items()
-            if (splits := [split for split, now in self.data.items() if now[part] != before[split][part]])
-        ]
+        differing: dict[str, list[str]] = {}  # splits by what is said of them: those of a pack differ together
+        for split, now in self.data.items():
+            if now["samples"] != before[split]["samples"]:
+                differing.setdefault("classes, samples or their order differ in {}", []).append(split)
+            if now["images"] != before[split]["images"]:
+                words = f"the images of {{}} are {now['images']}, and were {before[split]['images']}"
+                differing.setdefault(words, []).append(split)
         if differing:
+            said = [words.format(" and ".join(splits)) for words, splits in differing.items()]
             raise ValueError(
-                f"{path} was trained on other data: {', and '.join(differing)} differ. Name the folder of the same "
-                "data set with --data.root, or move that run aside with --resume never."
+                f"{path} was trained on other data: {'; '.join(said)}. Name the folder of the same data set with "
+                "--data.root, or move that run aside with --resume never."
             )
 
     def _load(self, path: Path, state: dict[str, Any]) -> None:

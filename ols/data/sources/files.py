@@ -19,11 +19,22 @@ def open_image(path: Path) -> Image.Image:
     """Open an image file of any format that Pillow knows, or a DICOM file: its name ends in `.dcm`.
 
     Raises:
-        ValueError: It is a folder, a pipe or a device, whose reading might never end.
+        ValueError: It is a folder, a pipe or a device, whose reading might never end, or has several frames, of which
+            none is the image; an MPO file is a JPEG with a second view behind it, which is left out.
     """
     if path.exists() and not path.is_file():
         raise ValueError("not a regular file")
-    return read_dicom(path) if path.suffix.lower() == ".dcm" else Image.open(path)
+    if path.suffix.lower() == ".dcm":
+        return read_dicom(path)
+    image = Image.open(path)
+    try:
+        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+        if frames > 1:
+            raise ValueError(f"the file has {frames} frames; save each as a file of its own")
+    except Exception:
+        image.close()
+        raise
+    return image
 
 
 def orientation(image: Image.Image) -> int:
@@ -77,17 +88,18 @@ class ImageFiles:
         return self._filenames[index].decode()
 
     def content(self) -> str:
-        """Return a checksum of the sizes in bytes of the files, of 4,096 of them by chance where there are more.
+        """Return a checksum of the sizes in bytes of the files: of all, or of 4,096 by chance where there are more.
 
-        Nothing is read, and no time of change is looked at, which copies do not keep: an image that was exchanged for
-        one of as many bytes, or one of few among many, goes unnoticed. A pack notices every pixel.
+        No file is opened, and no time of change is looked at, which copies do not keep. So images that were exchanged
+        for others of as many bytes go unnoticed, and so may a few among many. A pack notices every pixel.
         """
         chosen = keyed_order(CONTENT, 0, len(self))[:LOOKED_AT]
         sizes = []
         for index in np.sort(chosen).tolist():
             path = self.root / self.sample_id(index)
             sizes.append(f"{index}\t{path.stat().st_size if path.exists() else 'missing'}")
-        return hashlib.blake2b("\n".join(sizes).encode(), digest_size=16).hexdigest()
+        checksum = hashlib.blake2b("\n".join(sizes).encode(), digest_size=8).hexdigest()
+        return f"{len(self):,} files of sizes {checksum}"
 
     def read(self, index: int) -> Image.Image:
         """Read one image.
@@ -105,7 +117,9 @@ class ImageFiles:
                 if image.mode not in EIGHT_BIT_MODES:
                     raise ValueError(f"mode {image.mode!r} is not 8-bit grayscale or RGB")
                 return upright(image).convert(self._mode)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except (ImportError, MemoryError):
+            raise  # the machine is to blame, not the file
+        except Exception as error:  # decoders of many formats, each with errors of its own
             raise ValueError(f"{self._where(index)}: cannot read {path}: {error}") from error
 
     def _where(self, index: int) -> str:

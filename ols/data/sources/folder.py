@@ -1,11 +1,16 @@
 """A tree of class folders, as torchvision reads it."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from ols.data.sources.files import ImageFiles
 from ols.data.sources.protocol import Split
+
+# What torchvision takes, and DICOM; the last three Pillow reads, too.
+ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".dcm", ".gif", ".jp2", ".avif")
 
 
 class ImageFolder(ImageFiles):
@@ -20,8 +25,8 @@ class ImageFolder(ImageFiles):
         in_chans: 1 reads grayscale, 3 reads RGB, whatever the file holds.
 
     Raises:
-        FileNotFoundError: The split is missing or without images.
-        ValueError: It has a class that the training split lacks.
+        FileNotFoundError: The split is missing or without images, or a class is without any in training.
+        ValueError: It has a class that the training split lacks, or see `list_images`.
     """
 
     def __init__(self, root: str | Path, split: Split, *, in_chans: int = 1):
@@ -40,6 +45,10 @@ class ImageFolder(ImageFiles):
         filenames, labels = list_images(Path(root), split)
         if not filenames:
             raise FileNotFoundError(f"{folder} has no class folders with images")
+        if split == "train" and (empty := sorted(set(self.classes) - set(labels))):
+            raise FileNotFoundError(
+                f"{folder / empty[0]} has no image (a name that ends in {', '.join(ENDINGS)}): a class needs some"
+            )
         class_of = {name: index for index, name in enumerate(self.classes)}
         targets = np.array([class_of[label] for label in labels], np.int64)
         super().__init__(root, filenames, targets, in_chans=in_chans)
@@ -48,17 +57,37 @@ class ImageFolder(ImageFiles):
 def list_images(root: Path, split: Split) -> tuple[list[str], list[str]]:
     """Return the images of a split, relative to the root, and the class folder of each, `[N]` both; sorted.
 
-    Names that begin with a dot are hidden: what systems and editors leave, such as macOS's `._image.png`.
-    """
-    from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset  # takes a second
+    Names that begin with a dot are hidden: what systems and editors leave, such as macOS's `._image.png`. Links to
+    folders are followed.
 
-    folder = root / split
-    classes = _subfolders(folder)
-    class_of = {name: index for index, name in enumerate(classes)}
-    found = make_dataset(str(folder), class_of, IMG_EXTENSIONS, allow_empty=True) if class_of else []
-    images = [pair for pair in found if not any(part[0] == "." for part in Path(pair[0]).relative_to(folder).parts)]
-    return [Path(path).relative_to(root).as_posix() for path, _ in images], [classes[target] for _, target in images]
+    Raises:
+        ValueError: A link leads to a folder that it lies in, so that every image would be there again and again.
+    """
+    names, labels = [], []
+    for label in _subfolders(root / split):
+        found = sorted(_walk(root / split / label, ()))  # by folder, then by name
+        names += [(folder / name).relative_to(root).as_posix() for folder, name in found]
+        labels += [label] * len(found)
+    return names, labels
+
+
+def _walk(folder: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, str]]:
+    """Yield folder and name of each image in a folder and those below; `above` has the folders that it lies in."""
+    above = (*above, folder.resolve())
+    for entry in list(os.scandir(folder)):  # closed when a link is refused
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            if entry.is_symlink() and Path(entry.path).resolve() in above:
+                raise ValueError(f"{entry.path} is a link to a folder that it lies in: remove the link")
+            yield from _walk(Path(entry.path), above)
+        elif entry.name.lower().endswith(ENDINGS):
+            yield folder, entry.name
 
 
 def _subfolders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    spaced = [name for name in names if name != name.strip()]
+    if spaced:
+        raise ValueError(f"{folder}: the name of the class folder {spaced[0]!r} begins or ends with a space: rename it")
+    return names

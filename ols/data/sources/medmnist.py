@@ -1,10 +1,10 @@
 """MedMNIST files: a whole data set in one `.npz`."""
 
 import hashlib
-import zipfile
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 from PIL import Image
 
 from ols.data.sources.protocol import Split
@@ -38,7 +38,7 @@ class MedMNIST:
         self.targets = np.searchsorted(known, labels[split]).astype(np.int64)
         self._images = self._array(f"{split}_images")
         shape = self._images.shape
-        if self._images.dtype != np.uint8 or len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] != 3):
+        if self._images.dtype != np.uint8 or 0 in shape or len(shape) not in (3, 4) or shape[3:] not in ((), (3,)):
             raise ValueError(
                 f"{path}: {split}_images must be uint8 [N, H, W] or [N, H, W, 3], got {self._images.dtype} {shape}"
             )
@@ -53,9 +53,9 @@ class MedMNIST:
         return f"{self.split}/{index}"
 
     def content(self) -> str:
-        """Return a checksum of every pixel."""
-        shape = repr(self._images.shape).encode()
-        return hashlib.blake2b(shape + self._images.tobytes(), digest_size=16).hexdigest()
+        """Return the shape of the array, and a checksum of every pixel."""
+        pixels = hashlib.blake2b(np.ascontiguousarray(self._images).data, digest_size=8).hexdigest()
+        return f"an array {list(self._images.shape)} of pixels {pixels}"
 
     def read(self, index: int) -> Image.Image:
         """Return an image of mode `L` (`in_chans=1`) or `RGB` (`in_chans=3`)."""
@@ -65,15 +65,18 @@ class MedMNIST:
         labels = self._array(f"{split}_labels")
         if labels.ndim == 2 and labels.shape[1] > 1:
             raise ValueError(f"{self.path} is multi-label: {split}_labels has {labels.shape[1]} columns instead of one")
-        if not np.issubdtype(labels.dtype, np.integer) or not len(labels):
-            raise ValueError(f"{self.path}: {split}_labels must be integers, one at least, got {labels.dtype}")
+        if not np.issubdtype(labels.dtype, np.integer) or not labels.size or labels.ndim not in (1, 2):
+            raise ValueError(
+                f"{self.path}: {split}_labels must be integers [N] or [N, 1], one at least, "
+                f"got {labels.dtype} {labels.shape}"
+            )
         return labels.reshape(-1)
 
     def _array(self, name: str) -> np.ndarray:
         try:
-            with open(self.path, "rb") as file, np.load(file) as arrays:
+            with open(self.path, "rb") as file, NpzFile(file) as arrays:
                 if name in arrays:
                     return arrays[name]
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:  # of the archive, its compression, or NumPy, each with errors of its own
             raise ValueError(f"cannot read {self.path}: {error}") from error
         raise ValueError(f"{self.path} has no array {name}")

@@ -70,7 +70,8 @@ class Pack:
         self._ids = np.array([sample_id.encode() for sample_id in manifest["splits"][split]["ids"]])
 
         made = {name: manifest[name] for name in ("size", "aspect", "in_chans", "shards")}
-        self._content = hashlib.blake2b(json.dumps(made, sort_keys=True).encode(), digest_size=16).hexdigest()
+        checksum = hashlib.blake2b(json.dumps(made, sort_keys=True).encode(), digest_size=8).hexdigest()
+        self._content = f"a pack of {self.size} px ({self.aspect}) with shards {checksum}"
         names = list(manifest["splits"])
         lengths = [len(manifest["splits"][name]["targets"]) for name in names]
         start = sum(lengths[: names.index(split)])
@@ -94,7 +95,7 @@ class Pack:
         return self._ids[index].decode()
 
     def content(self) -> str:
-        """Return a checksum of how images were resized, and of the checksums of the files that hold them."""
+        """Return how images were resized, and a checksum of the checksums of the whole pack: splits share files."""
         return self._content
 
     def read(self, index: int) -> Image.Image:
@@ -267,6 +268,6 @@ def _verify_shard(path: Path, shard: dict[str, Any]) -> int:
 def _read_stamp(root: Path) -> dict[str, list[int]]:
     try:
         stamp = json.loads((root / STAMP).read_text(encoding="utf-8"))
-        return stamp["files"] if stamp["format"] == FORMAT else {}
+        return dict(stamp["files"]) if stamp["format"] == FORMAT else {}
     except (OSError, ValueError, TypeError, KeyError):
         return {}

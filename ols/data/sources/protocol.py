@@ -31,7 +31,7 @@ class ImageSource(Protocol):
         """Return a name that is unique, and the same on every machine."""
 
     def content(self) -> str:
-        """Return a checksum of the images: the same on every machine, another one for other images.
+        """Return what was looked at of the images and its checksum: on every machine the same for the same images.
 
         It costs seconds at most, so that forms that would have to be read whole look at less, and say at what.
         """

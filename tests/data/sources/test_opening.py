@@ -1,6 +1,7 @@
 """Whatever form a data set has, and that it is said which."""
 
 import os
+import pickle
 import re
 
 import numpy as np
@@ -114,6 +115,12 @@ def test_a_medmnist_file(tmp_path, shape):
         ("val_images", np.zeros((6, 12, 12)), "val_images must be uint8 .* got float64"),
         ("val_images", np.zeros((5, 12, 12), np.uint8), "5 images and 6 labels of val"),
         ("train_labels", np.zeros((15, 1)), "train_labels must be integers"),
+        ("train_labels", np.zeros(15, bool), r"train_labels must be integers .* got bool"),
+        ("train_labels", np.int64(3), r"train_labels must be integers .* got int64 \(\)"),
+        ("val_labels", np.zeros((0, 1), np.uint8), "one at least, got uint8"),
+        ("val_images", np.zeros((6, 0, 12), np.uint8), r"val_images must be uint8 .* got uint8 \(6, 0, 12\)"),
+        ("val_images", np.zeros((6, 12, 12, 1), np.uint8), "val_images must be uint8"),
+        ("train_labels", np.array([{}] * 15), r"cannot read .*chest\.npz: Object arrays"),
         ("test_images", None, "chest.npz has no array test_images"),
     ],
 )
@@ -131,6 +138,45 @@ def test_a_damaged_medmnist_file_is_named(tmp_path, keep):
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(ValueError, match=r"cannot read .*blood\.npz"):
         MedMNIST(path, "train")
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_medmnist_file_with_a_wrong_byte_anywhere_reads_the_same_or_is_named(tmp_path, save):
+    path = tmp_path / "blood.npz"
+    save(path, **_arrays())
+    content, before, named, same = path.read_bytes(), MedMNIST(path, "train"), 0, 0
+    rng = np.random.default_rng(0)
+    for place in rng.integers(0, len(content), 300).tolist():
+        path.write_bytes(content[:place] + bytes([content[place] ^ 255]) + content[place + 1 :])
+        try:
+            found = MedMNIST(path, "train")
+        except ValueError as error:
+            named += "blood.npz" in str(error)
+        else:
+            assert (found.content(), found.targets.tolist()) == (before.content(), before.targets.tolist())
+            same += 1
+    assert named + same == 300
+    assert named > 30
+
+
+def test_an_array_or_a_pickle_with_the_name_of_a_medmnist_file_is_named(tmp_path):
+    path = tmp_path / "blood.npz"
+    for content in (pickle.dumps({}), b"\x93NUMPY\x01\x00", b"PK"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"cannot read .*blood\.npz"):
+            MedMNIST(path, "train")
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint16, np.uint64, ">i4"])
+def test_labels_of_a_medmnist_file_may_be_integers_of_any_type(tmp_path, dtype):
+    arrays = _arrays()
+    labels = {name: array.astype(dtype) for name, array in arrays.items() if name.endswith("labels")}
+    np.savez(tmp_path / "one.npz", **arrays)
+    np.savez(tmp_path / "other.npz", **arrays | labels)
+    one, other = (open_sources(tmp_path / name)[0] for name in ("one.npz", "other.npz"))
+    for split in SPLITS:
+        assert other[split].targets.tolist() == one[split].targets.tolist()
+        assert other[split].classes == one[split].classes
 
 
 def test_a_pack_of_any_form_trains_as_the_form_does(tree, tmp_path):

@@ -193,7 +193,7 @@ def test_a_disk_that_fills_up_meanwhile_is_named(tree, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     tree.write_csvs()
     sources, _ = open_sources(tree.root)
-    monkeypatch.setattr(packing, "write_file", lambda path, content: path.write_text(content))
+    monkeypatch.setattr(packing, "write_record", lambda path, record: path.write_text(json.dumps(record)))
     with pytest.raises(OSError, match=r"No space left on device: .*shard-00000\.npy"):
         write_pack(sources, tmp_path / "pack", size=14, shard_images=7)
     assert list((tmp_path / "pack").glob("*shard*")) == []
@@ -234,7 +234,7 @@ def test_a_folder_with_something_else_is_left_alone(tree, tmp_path):
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
-@pytest.mark.parametrize("stop", ["fsync", "replace", "write_file", "verify_pack", "load_manifest"])
+@pytest.mark.parametrize("stop", ["fsync", "replace", "write_record", "write_file", "verify_pack", "load_manifest"])
 @pytest.mark.parametrize("at", [1, 4])
 def test_a_pack_that_stopped_anywhere_is_refused_and_continues(tree, tmp_path, monkeypatch, stop, at):
     """`at` the so-manieth call: within a shard, between a shard and its record, before and after the manifest."""
@@ -261,7 +261,7 @@ def test_a_pack_that_stopped_anywhere_is_refused_and_continues(tree, tmp_path, m
                 with pytest.raises(FileNotFoundError):
                     open_pack(tmp_path / "pack")
         else:
-            assert stop in ("verify_pack", "load_manifest")  # called once only
+            assert stop in ("write_file", "verify_pack", "load_manifest")  # called once only
             assert at == 4
     finished = {path.stem for path in (tmp_path / "pack").glob("shard-*.json")}
     inodes = _inodes(tmp_path / "pack")
@@ -329,3 +329,56 @@ def test_the_recipe_verifies(tree, tmp_path):
     assert done.returncode == 2
     assert "shard-00005.npy is damaged" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_packs_of_other_pixels_sizes_or_aspects_have_another_content_and_copies_have_the_same(tree, tmp_path):
+    said = {}
+    for name, options in {"one": {}, "smaller": {"size": 12}, "padded": {"aspect": "longest"}}.items():
+        _pack(tree, tmp_path / name, **options)
+        said[name] = open_pack(tmp_path / name)["val"].content()
+    image = tree.root / tree.rows["test"][0][0]
+    Image.open(image).rotate(180).save(image)
+    _pack(tree, tmp_path / "turned")
+    said["turned"] = open_pack(tmp_path / "turned")["val"].content()
+    assert len(set(said.values())) == 4
+    assert said["smaller"].startswith("a pack of 12 px (shorter) with shards ")
+    shutil.copytree(tmp_path / "one", tmp_path / "copy", copy_function=shutil.copy)
+    assert open_pack(tmp_path / "copy")["val"].content() == said["one"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"format": 1}', '{"format": 1, "files": [1]}', '{"format": 1, "files": null}']
+)
+def test_a_damaged_list_of_verified_files_costs_a_verification_and_no_more(tree, tmp_path, text):
+    _pack(tree, tmp_path / "pack")
+    stamp = tmp_path / "pack" / "verified.json"
+    before = json.loads(stamp.read_text())
+    stamp.write_text(text)
+    open_pack(tmp_path / "pack")
+    assert json.loads(stamp.read_text()) == before
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"{}"])
+def test_a_damaged_entry_of_an_unfinished_pack_is_made_anew_and_a_damaged_plan_is_refused(tree, tmp_path, damage):
+    _pack(tree, tmp_path / "pack")
+    output = tmp_path / "pack"
+    manifest = (output / "manifest.json").read_bytes()
+    missing = output / "shard-00004.npy"
+    missing.unlink()
+
+    def no_writing(*_):
+        raise OSError("stopped")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing, "_write_missing", no_writing)
+        with pytest.raises(OSError, match="stopped"):
+            _pack(tree, output)
+    (output / "shard-00001.json").write_bytes(damage)
+    plan = (output / "plan.json").read_bytes()
+    (output / "plan.json").write_bytes(damage)
+    with pytest.raises(ValueError, match=r"plan\.json is truncated or altered, so that .*: delete .*pack, pack again"):
+        _pack(tree, output)
+    (output / "plan.json").write_bytes(plan)
+    _pack(tree, output)
+    assert (output / "manifest.json").read_bytes() == manifest
+    assert len(open_pack(output)["train"]) == 24
