@@ -40,7 +40,7 @@ def written_aside(path: Path, *, first_wins: bool = False) -> Iterator[Path]:
             yield aside
             for written in (*aside.rglob("*"), aside):
                 flush(written)
-            if path.is_dir() and not first_wins:
+            if (path.is_dir() or aside.is_dir()) and not first_wins:
                 delete(path)
             try:
                 aside.replace(path)

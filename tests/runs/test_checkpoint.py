@@ -87,6 +87,22 @@ def test_a_damaged_checkpoint_is_set_aside_with_a_warning_and_the_others_stay(sa
     assert (run.checkpoints / "damaged-epoch-0002").is_dir()
 
 
+def test_odd_entries_among_the_checkpoints_are_passed_over_or_set_aside(saved, run, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (run.checkpoints / "epoch-0002").symlink_to(elsewhere)
+    (run.checkpoints / "epoch-0003").write_text("a file")
+    (run.checkpoints / "epoch-0004").mkdir()
+    (run.checkpoints / ".epoch-0005.partial").symlink_to(elsewhere)
+    with pytest.warns(UserWarning, match="epoch-0004 is not used"):
+        clean_checkpoints(run)
+    assert run.list_checkpoints() == [saved]
+    for epoch in (2, 3, 4, 5):  # and give way to what the run writes under their names
+        save_checkpoint(run.checkpoints / f"epoch-000{epoch}", TENSORS, {})
+        verify_checkpoint(run.checkpoints / f"epoch-000{epoch}")
+    assert list(elsewhere.iterdir()) == []
+
+
 def test_a_full_disk_is_a_message_that_names_the_file_and_leaves_the_older_checkpoint(saved, run):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
