@@ -24,12 +24,12 @@ def main(config: Config) -> None:
         with one_line_errors():
             find_form(config.data.root)
     # Imported here and below because it takes seconds: --help and a wrong key answer at once.
-    from ols.runs.export import start_normalization
+    from ols.runs.export import run_normalization
     from ols.runs.folder import claim
     from ols.training.machine import build_accelerator
 
     accelerator = build_accelerator(config.train)
-    mean, std = start_normalization(config.model)  # which belong to the weights
+    mean, std = run_normalization(config)  # which belong to the weights
     config = replace(config, data=config.data.with_normalization(mean, std))
     with claim(config.run_dir, config, config.resume, enabled=accelerator.is_main_process) as folder:
         accelerator.wait_for_everyone()
@@ -52,7 +52,7 @@ def run(config: Config, accelerator: "Accelerator", folder: "RunFolder") -> None
     from ols.models.scale import describe_scale
     from ols.models.variant import apply_variant
     from ols.phantoms import write_phantoms
-    from ols.runs.checkpoint import load_variant
+    from ols.runs.checkpoint import clean_checkpoints, load_variant
     from ols.runs.environment import cores_per_process, environment_record
     from ols.runs.export import export_model, load_export, start_model
     from ols.tasks import build_task_for
@@ -94,19 +94,24 @@ def run(config: Config, accelerator: "Accelerator", folder: "RunFolder") -> None
         task = build_task_for(config.task, loaders.train.source, loaders.train.batches.pool, positive=config.positive)
 
     # Model
+    if accelerator.is_main_process:
+        clean_checkpoints(folder)  # only what is intact is continued from
+    accelerator.wait_for_everyone()
+    checkpoints, started = folder.list_checkpoints(), None
     model = build_model(
         config.model.name,
         task.num_outputs,
         config.data.in_chans,
         image_size=config.data.image_size,
-        pretrained=config.model.start == "imagenet" and not folder.list_checkpoints(),
+        pretrained=config.model.start == "imagenet" and not checkpoints,
         dense=task.dense,
     )
-    if checkpoints := folder.list_checkpoints():  # the weights it started from may be gone
+    if checkpoints:  # the weights it started from may be gone
         apply_variant(trunk(model), load_variant(checkpoints[-1]))
-    elif line := start_model(trunk(model), config.model.start):
-        accelerator.print(line)
-        accelerator.print(describe_scale(model, loaders.val.first_images(32), config.data.mean, config.data.std) or "")
+    elif started := start_model(trunk(model), config.model.start):
+        expected = loaders.train.preprocessing
+        scale = describe_scale(model, loaders.val.first_images(32), expected.mean, expected.std)
+        accelerator.print("\n".join(filter(None, (started, scale))))
     accelerator.print(f"data  {loaders.description}\ntask  {task.describe()}")
     accelerator.print(f"{describe_data(loaders, task)}\n{describe_cost(model, loaders, epochs=config.train.epochs)}")
     model.to(device, dtype, memory_format=memory_format)
@@ -128,7 +133,7 @@ def run(config: Config, accelerator: "Accelerator", folder: "RunFolder") -> None
     )
 
     # Train
-    environment = environment_record(device, accelerator.num_processes, threads)
+    environment = environment_record(device, accelerator.num_processes, threads) | {"start": started}
     tracker = Tracker(
         folder,
         config=asdict(config),

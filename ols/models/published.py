@@ -9,13 +9,15 @@ import io
 import pickle
 import re
 import tarfile
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ols.models.build import architecture
@@ -98,8 +100,10 @@ def _keras_layers(path: Path) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
                 group = _followed(root, layer, path)
                 weights = {}
                 for weight in map(_text, group.attrs["weight_names"]):
-                    key = weight.rsplit("/", 1)[-1].split(":")[0]
-                    weights[key] = np.asarray(_followed(group, weight, path)[()])
+                    numbers = _followed(group, weight, path)
+                    if numbers.external or numbers.is_virtual:
+                        raise ValueError(f"{weight} has its numbers in another file, which is not read")
+                    weights[weight.rsplit("/", 1)[-1].split(":")[0]] = np.asarray(numbers[()])
                 yield layer, weights
     except (OSError, KeyError, ValueError) as error:
         raise ValueError(f"cannot read {path} as Keras weights in HDF5: {error}") from error
@@ -243,8 +247,13 @@ def read_radiologynet(path: Path, model: nn.Module) -> Tensors:
     """
     record = load_pickle(path)
     state = record.get("model_state", record)
-    tensors = _without_counters({key.removeprefix("model."): value for key, value in state.items()})
-    name = architecture(model) or ""
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path} has no named tensors as model_state; it has: {', '.join(map(str, record))}")
+    tensors, name = _without_counters(state), architecture(model) or ""
+    tensors = {key.removeprefix("model."): value for key, value in tensors.items()}
+    bare = {key.removeprefix("features."): value for key, value in tensors.items()}
+    if len(bare.keys() & _trunk(model).keys()) > len(tensors.keys() & _trunk(model).keys()):
+        tensors = bare
     if name.startswith(("efficientnet", "mobilenetv3", "vgg")):
         return _in_order(
             path, model, {key: value for key, value in tensors.items() if not _is_torchvision_head(name, key)}
@@ -261,9 +270,10 @@ def _is_torchvision_head(name: str, key: str) -> bool:
 def read_timm(path: Path, model: nn.Module) -> Tensors:
     """Read the weights of timm's network itself, by its names, or in its order where the names are others."""
     if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        tensors = load_file(path)
+        try:
+            tensors = load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"cannot read {path} as safetensors: {error}") from error
     else:
         tensors = load_pickle(path)
     own = model.state_dict()
@@ -288,10 +298,9 @@ def load_pickle(path: Path) -> dict[str, Any]:
                 extracted = archive.extractfile(members[0])
                 contents = io.BytesIO(extracted.read() if extracted else b"")
         found = torch.load(contents, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, OSError, ValueError, BadZipFile) as error:
         raise ValueError(
-            f"cannot read {path} as tensors of torch, nothing else being allowed in it: {reason}"
+            f"cannot read {path} as tensors of torch, nothing else being allowed in it: {_reason(error)}"
         ) from error
     for key in ("state_dict", "model"):
         if isinstance(found, dict) and isinstance(found.get(key), dict):
@@ -299,6 +308,29 @@ def load_pickle(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds a {type(found).__name__}, and no named tensors")
     return found
+
+
+def _reason(error: Exception) -> str:
+    """Return what is wrong with a pickle, without torch's advice to run the code in it."""
+    found = re.search(r"WeightsUnpickler error: (.*)|Unsupported (?:global|class|operand).*", str(error))
+    lines = (found[1] or found[0] if found else str(error)).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def recognise(path: Path) -> str | None:
+    """Return the kind of start that a file looks like, by its signature or names in it; None for no known one."""
+    with path.open("rb") as file:
+        if file.read(4) == b"\x89HDF":
+            return "radimagenet-keras"
+    try:
+        names = load_pickle(path).keys()
+    except ValueError:
+        return None
+    if "model_state" in names:
+        return "radiologynet"
+    if any(str(name).startswith("backbone.") for name in names):
+        return "radimagenet-torch"
+    return "radimagenet-hub" if {"conv1.bias", "layer1.0.conv1.bias"} <= names else None
 
 
 def _without_counters(tensors: Tensors) -> Tensors:
@@ -322,7 +354,10 @@ def _renamed(path: Path, model: nn.Module, tensors: Tensors, rename: Callable[[s
 
 
 def _in_order(path: Path, model: nn.Module, tensors: Tensors, *, with_head: bool = False) -> Tensors:
-    """Pair tensors with those of a network by their order, each of as many numbers."""
+    """Pair tensors with those of a network by their order, each of the same last name and shape.
+
+    A linear layer is a convolution over all that it sees, so its weights may be reshaped.
+    """
     own = _without_counters(model.state_dict()) if with_head else _trunk(model)
     tensors = _without_counters(tensors)
     head = set(head_parameter_names(model))
@@ -332,7 +367,9 @@ def _in_order(path: Path, model: nn.Module, tensors: Tensors, *, with_head: bool
         )
     paired = {}
     for (name, value), (key, given) in zip(own.items(), tensors.items(), strict=True):
-        if name not in head and given.numel() != value.numel():
+        linear = given.ndim == 2 and value.ndim == 4 and given.numel() == value.numel() and len(given) == len(value)
+        fits = name in head or given.shape == value.shape or linear
+        if not fits or name.rpartition(".")[2] != key.rpartition(".")[2]:
             raise ValueError(
                 f"{path} is not of {architecture(model)}: {key} {tuple(given.shape)} in the place of {name} "
                 f"{tuple(value.shape)}"

@@ -20,6 +20,7 @@ from ols.models.published import (
     read_radiologynet,
     read_timm,
     read_torch,
+    recognise,
 )
 from ols.models.variant import Variant, apply_variant
 
@@ -75,10 +76,16 @@ def start_from_file(model: nn.Module, kind: str, path: Path) -> str:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no such file of weights: {path}")
-    tensors = dict(KINDS[kind].read(path, model))
-    if not find_head(model):  # below a decoder, which needs neither the head nor what only the head sees
-        tensors = {name: value for name, value in tensors.items() if name in model.state_dict()}
-    line = load_into(model, tensors, str(path))
+    try:
+        tensors = dict(KINDS[kind].read(path, model))
+        if not find_head(model):  # below a decoder, which needs neither the head nor what only the head sees
+            tensors = {name: value for name, value in tensors.items() if name in model.state_dict()}
+        line = load_into(model, tensors, str(path))
+    except ValueError as error:
+        looks = recognise(path)
+        if looks in (None, kind):
+            raise
+        raise ValueError(f"{error}; the file looks like {looks}:<file>, and was named {kind}:<file>") from error
     variant = KINDS[kind].variant(architecture(model) or "")
     apply_variant(model, variant)
     head = set(head_parameter_names(model))

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ols.config import ModelConfig
+from ols.config import Config, ModelConfig
 from ols.data.transforms import Preprocessing
 from ols.files import written_aside
 from ols.models.build import architecture, model_arguments
@@ -21,6 +21,7 @@ from ols.models.head import find_head
 from ols.models.options import FRESH, RUN, parse_start
 from ols.models.start import HALF, KINDS, load_into, pretrained_normalization, start_from_file
 from ols.models.variant import Variant, apply_variant, variant_of
+from ols.runs.folder import RunFolder
 
 FORMAT = 1
 DENSE = "unet:"  # before timm's name of the encoder
@@ -212,6 +213,24 @@ def start_normalization(start: ModelConfig) -> tuple[tuple[float, ...], tuple[fl
         preprocessing = load_description(find_export(Path(place or "")))["ols"]["preprocessing"]
         return tuple(preprocessing["mean"]), tuple(preprocessing["std"])
     return KINDS[kind].scale or pretrained_normalization(start.name)
+
+
+def run_normalization(config: Config) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return what `start_normalization` does, and for a run that is continued without its source what it has recorded.
+
+    Raises:
+        FileNotFoundError: The source is gone, and there is no such run to continue.
+    """
+    try:
+        return start_normalization(config.model)
+    except FileNotFoundError:
+        folder = RunFolder(config.run_dir or "")
+        if config.resume == "never" or not folder.list_checkpoints() or not folder.config.is_file():
+            raise
+        before = folder.load_config()
+        if before.model != config.model or before.data.mean is None or before.data.std is None:
+            raise
+        return tuple(before.data.mean), tuple(before.data.std)
 
 
 def _load_weights(folder: Path) -> dict[str, Tensor]:

@@ -86,7 +86,7 @@ def test_features_are_those_of_keras_and_stay_so_in_an_export(keras_file, tmp_pa
         assert _relative(model.eval().forward_features(images), expected) < 1e-5
     export_model(
         tmp_path / "export", model, architecture=name, classes=["a", "b", "c"], groups=["g"] * 3,
-        preprocessing=Preprocessing(96, 96, 3), metrics={}, task="multiclass",
+        preprocessing=Preprocessing(96, 96, 3), metrics={}, task="multiclass", task_state={},
     )  # fmt: skip
     again, _ = load_export(tmp_path / "export")
     with torch.no_grad():
