@@ -19,7 +19,14 @@ BLOCKS = {
 }
 
 
-@pytest.mark.parametrize(("name", "after"), [(name, block) for name, blocks in BLOCKS.items() for block in blocks])
+@pytest.mark.parametrize(
+    ("name", "after"),
+    [
+        pytest.param(name, block, marks=[pytest.mark.slow] * name.startswith("inception"))
+        for name, blocks in BLOCKS.items()
+        for block in blocks
+    ],
+)
 def test_a_model_gives_what_its_block_gives_pooled_and_through_the_head(name, after):
     torch.manual_seed(0)
     model = build_model(name, 3).eval()

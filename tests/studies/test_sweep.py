@@ -212,6 +212,7 @@ def _run(file: Path) -> int:
     return main(study, runs, dry_run=False)
 
 
+@pytest.mark.slow
 def test_a_study_trains_a_real_run_and_knows_it_again(tmp_path, capsys):
     file = _real_study(tmp_path, "study", epochs=1)
     assert _run(file) == 0

@@ -194,6 +194,7 @@ def test_a_run_says_how_long_it_takes_and_profiles_itself(train, monkeypatch, ca
     train("run", "--train.epochs=4")  # the same run, profiled or not
 
 
+@pytest.mark.slow
 def test_a_compiled_model_learns_what_it_learns_without(train, monkeypatch):
     """Traced and differentiated ahead of time; the code generator, which takes a minute, is left to the slow tests."""
     compile_module = torch.nn.Module.compile
