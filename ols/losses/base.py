@@ -28,7 +28,35 @@ CLASS_INDEX_TYPES = frozenset(
 )
 
 
-class LabelLoss(nn.Module, ABC):
+class TrainerLoss(nn.Module):
+    """What a trainer asks of a loss beside its value; here the answers of one that learns nothing."""
+
+    needs_teacher: bool = False
+    takes_probabilities: bool = False
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # options of published variants, by name
+
+    def end_epoch(self, *, reduce: Callable[[Tensor], Tensor | None] | None = None) -> dict[str, float]:
+        """End the epoch on every rank and return its diagnostics by tag; nothing to do for a loss without state."""
+        return {}
+
+    def sum_over_ranks(self, *, reduce: Callable[[Tensor], Tensor | None] | None = None) -> None:
+        """Gather on rank 0 what the ranks collected, before a checkpoint inside an epoch; nothing without state."""
+
+    def collected(self) -> dict[str, Tensor]:
+        """Return this rank's sums of this epoch, themselves and not copies, by name in the state dict; none without."""
+        return {}
+
+    def artifacts(self) -> dict[str, Tensor]:
+        """Return what the loss has learned and a run shows, themselves and not copies, by name; none without state."""
+        return {}
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Collect nothing inside: for the second forward pass of SAM, R-Drop or LBFGS."""
+        yield
+
+
+class LabelLoss(TrainerLoss, ABC):
     """A classification loss that takes the place of `nn.CrossEntropyLoss`.
 
     Logits are `(K,)`, `(N, K)` or `(N, K, d1..dk)`; targets are class indices of that shape without K, of any integer
@@ -52,9 +80,7 @@ class LabelLoss(nn.Module, ABC):
         ValueError: An argument of the constructor or of `forward` is not what it should be; the message names it.
     """
 
-    needs_teacher: bool = False
-    takes_probabilities: bool = True
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # options of published variants, by name
+    takes_probabilities = True
     _label_weights: Tensor  # [K + 1]: of each class, and 0 for an ignored label
 
     def __init__(
@@ -68,9 +94,7 @@ class LabelLoss(nn.Module, ABC):
         super().__init__()
         self.num_classes = check_whole("num_classes", num_classes, at_least=1)
         self.ignore_index = check_whole("ignore_index", ignore_index)
-        if reduction not in ("none", "mean", "sum"):
-            raise ValueError(f"reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
-        self.reduction = reduction
+        self.reduction = check_reduction(reduction)
         self._is_weighted = weight is not None
         # Not in the state dict: class weights are configuration, and the state dict holds what training learned.
         self.register_buffer("_label_weights", _checked_label_weights(weight, self.num_classes), persistent=False)
@@ -129,26 +153,6 @@ class LabelLoss(nn.Module, ABC):
             return target_probs.new_ones(len(target_probs))
         return (target_probs * self.weight.to(target_probs.dtype)).sum(1)
 
-    def end_epoch(self, *, reduce: Callable[[Tensor], Tensor | None] | None = None) -> dict[str, float]:
-        """End the epoch on every rank and return its diagnostics by tag; nothing to do for a loss without state."""
-        return {}
-
-    def sum_over_ranks(self, *, reduce: Callable[[Tensor], Tensor | None] | None = None) -> None:
-        """Gather on rank 0 what the ranks collected, before a checkpoint inside an epoch; nothing without state."""
-
-    def collected(self) -> dict[str, Tensor]:
-        """Return this rank's sums of this epoch, themselves and not copies, by name in the state dict; none without."""
-        return {}
-
-    def artifacts(self) -> dict[str, Tensor]:
-        """Return what the loss has learned and a run shows, themselves and not copies, by name; none without state."""
-        return {}
-
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
-        """Collect nothing inside: for the second forward pass of SAM, R-Drop or LBFGS."""
-        yield
-
     def checked(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Return both arguments in the types that the rest of a loss computes in, after a check of their shapes.
 
@@ -202,6 +206,17 @@ def sample_shape(target: Tensor) -> torch.Size:
     if not target.is_floating_point():
         return target.shape
     return target.shape[:1] + target.shape[2:] if target.ndim > 1 else torch.Size()
+
+
+def check_reduction(reduction: Literal["none", "mean", "sum"]) -> Literal["none", "mean", "sum"]:
+    """Return how a loss reduces, if it is one of torch's three.
+
+    Raises:
+        ValueError: It is none of them.
+    """
+    if reduction not in ("none", "mean", "sum"):
+        raise ValueError(f"reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
+    return reduction
 
 
 def check_interval(name: str, value: Any, interval: str) -> float:

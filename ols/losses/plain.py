@@ -1,17 +1,15 @@
-"""The contract of losses of other targets than classes: what a trainer asks of a loss, and no state."""
+"""The contract of losses of other targets than classes, which learn nothing."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ols.losses.base import check_whole
+from ols.losses.base import TrainerLoss, check_reduction, check_whole
 
 
-class PlainLoss(nn.Module, ABC):
+class PlainLoss(TrainerLoss, ABC):
     """A loss that learns nothing: it takes outputs and targets, and answers a trainer as `LabelLoss` does.
 
     Everything is computed in float32 (float64 stays), whatever the autocast state.
@@ -24,40 +22,14 @@ class PlainLoss(nn.Module, ABC):
         ValueError: An argument of the constructor or of `forward` is not what it should be; the message names it.
     """
 
-    needs_teacher: bool = False
-    takes_probabilities: bool = False
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-
     def __init__(self, num_outputs: int, *, reduction: Literal["none", "mean", "sum"] = "mean"):
         super().__init__()
         self.num_outputs = check_whole("num_outputs", num_outputs, at_least=1)
-        if reduction not in ("none", "mean", "sum"):
-            raise ValueError(f"reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
-        self.reduction = reduction
+        self.reduction = check_reduction(reduction)
 
     @abstractmethod
     def forward(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Return the loss: a scalar, or with `reduction='none'` one value for each term."""
-
-    def end_epoch(self, *, reduce: Callable[[Tensor], Tensor | None] | None = None) -> dict[str, float]:
-        """End the epoch: nothing to do without state."""
-        return {}
-
-    def sum_over_ranks(self, *, reduce: Callable[[Tensor], Tensor | None] | None = None) -> None:
-        """Gather nothing before a checkpoint inside an epoch."""
-
-    def collected(self) -> dict[str, Tensor]:
-        """Return no sums of this epoch."""
-        return {}
-
-    def artifacts(self) -> dict[str, Tensor]:
-        """Return nothing that the loss has learned."""
-        return {}
-
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
-        """Collect nothing inside, as ever."""
-        yield
 
     def reduce_terms(self, terms: Tensor) -> Tensor:
         """Return values as `reduction` asks for them."""
