@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from ols.losses import LOSSES, LabelLoss, Loss
-from ols.tasks.task import Task, TaskMetric
+from ols.tasks.task import Task, TaskMetric, draw_reliability
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -80,8 +80,4 @@ class Classification(Task):
 
     def draw(self, tables: Mapping[str, Tensor], *, title: str) -> "dict[str, Figure]":
         """Draw the reliability diagram."""
-        from ols.figures import reliability_diagram
-        from ols.metrics.calibration_error import reliability_intervals
-
-        table = tables["reliability"]
-        return {"reliability": reliability_diagram(table, title=title, intervals=reliability_intervals(table))}
+        return {"reliability": draw_reliability(tables, title=title)}

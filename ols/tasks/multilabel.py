@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from ols.losses import BinaryCrossEntropy, Loss
-from ols.tasks.task import Task, TaskMetric, Values
+from ols.tasks.task import Task, TaskMetric, Values, draw_reliability
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,12 +67,10 @@ class Multilabel(Task):
 
     def draw(self, tables: Mapping[str, Tensor], *, title: str) -> "dict[str, Figure]":
         """Draw the reliability diagram, and the labels' AUCs with their intervals."""
-        from ols.figures import label_areas, reliability_diagram
-        from ols.metrics.calibration_error import reliability_intervals
+        from ols.figures import label_areas
 
-        table = tables["reliability"]
         return {
-            "reliability": reliability_diagram(table, title=title, intervals=reliability_intervals(table)),
+            "reliability": draw_reliability(tables, title=title),
             "labels": label_areas(tables["labels"].numpy(), self.classes, title=title),
         }
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ols.losses import LOSSES, LabelLoss, Loss
 from ols.losses.segmentation import DiceBCE
-from ols.tasks.task import Task, TaskMetric, Values
+from ols.tasks.task import Task, TaskMetric, Values, draw_reliability
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -86,12 +86,10 @@ class Segmentation(Task):
 
     def draw(self, tables: Mapping[str, Tensor], *, title: str) -> "dict[str, Figure]":
         """Draw the reliability diagram of the pixels, and how Dice is distributed over images."""
-        from ols.figures import overlap_histogram, reliability_diagram
-        from ols.metrics.calibration_error import reliability_intervals
+        from ols.figures import overlap_histogram
 
-        table = tables["reliability"]
         return {
-            "reliability": reliability_diagram(table, title=title, intervals=reliability_intervals(table)),
+            "reliability": draw_reliability(tables, title=title),
             "overlap": overlap_histogram(tables["overlaps"].numpy(), title=title),
         }
 

@@ -212,3 +212,12 @@ def with_interval(name: str, values: Values) -> str:
         belongs.append(f"null {measure.text(values[f'{name}_null'], digits=3)}")
     text = measure.text(values[name], digits=3)
     return f"{text} ({', '.join(belongs)})" if belongs else text
+
+
+def draw_reliability(tables: Mapping[str, Tensor], *, title: str) -> "Figure":
+    """Draw the reliability diagram of a metric that has a table of it, with the interval of each bin."""
+    from ols.figures import reliability_diagram
+    from ols.metrics.calibration_error import reliability_intervals
+
+    table = tables["reliability"]
+    return reliability_diagram(table, title=title, intervals=reliability_intervals(table))

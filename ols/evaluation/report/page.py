@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from matplotlib import rc_context
 from matplotlib.figure import Figure
@@ -35,7 +34,6 @@ from ols.evaluation.report.wording import (
 from ols.figures import calibration_by_group, confusion_matrix, embedding, soft_label_heatmap
 from ols.figures import risk_coverage as draw_risk_coverage
 from ols.files import write_file
-from ols.metrics.arguments import usable_rows
 from ols.metrics.embeddings import tsne_coordinates
 from ols.metrics.selective import is_correct, maximum_probability, normalized_maximum_logit, risk_coverage
 from ols.tasks.classification import SELECTIVE
@@ -118,10 +116,12 @@ def draw_figures(
     logits, targets, temperature = predictions.logits, predictions.targets, report.temperature.value
     correct = is_correct(logits, targets)
     figures: dict[str, Figure] = {}
+    tables: dict[str, dict[str, Tensor]] = {}
     for name, title, values in (("raw", "raw", logits), ("scaled", "temperature-scaled", logits / temperature)):
         metric = task.build_metric()
         metric.update(values, targets)
-        drawn = task.draw(metric.tables(), title=title)
+        tables[name] = metric.tables()
+        drawn = task.draw(tables[name], title=title)
         figures |= {f"{figure}_{name}": picture for figure, picture in drawn.items()}
     scores = {
         "maximum probability, raw": maximum_probability(logits),
@@ -134,7 +134,7 @@ def draw_figures(
     figures["groups"] = calibration_by_group(shown.groups)
     # Classes where they can be read, else their groups
     names = predictions.classes if len(predictions.classes) <= CLASSES_DRAWN else predictions.groups
-    figures["confusion"] = confusion_matrix(*_confusion(logits, targets, names), title="")
+    figures["confusion"] = confusion_matrix(*_confusion(tables["raw"]["confusion"], names), title="")
     features = predictions.required_features()
     usable = features.isfinite().all(dim=1)
     if usable.sum() >= TSNE_MIN_COUNT:
@@ -149,15 +149,11 @@ def draw_figures(
     return figures
 
 
-def _confusion(logits: Tensor, targets: Tensor, name_of_class: list[str]) -> tuple[np.ndarray, list[str]]:
-    """Return how many images of each name are predicted as which `[G, G]`, and the names `[G]`."""
+def _confusion(of_classes: Tensor, name_of_class: list[str]) -> tuple[np.ndarray, list[str]]:
+    """Sum a confusion matrix of classes `[K, K + 1]`, its last column no prediction, by their names `[G, G]`."""
     names = list(dict.fromkeys(name_of_class))
-    place = np.array([names.index(name) for name in name_of_class])
-    usable = usable_rows(logits)
-    counts = np.zeros((len(names), len(names)))
-    predicted = logits[usable].nan_to_num(neginf=-torch.inf).argmax(dim=1)
-    np.add.at(counts, (place[targets[usable].numpy()], place[predicted.numpy()]), 1)
-    return counts, names
+    member = np.array([[name == of for name in names] for of in name_of_class], np.int64)  # [K, G]
+    return member.T @ of_classes[:, :-1].numpy() @ member, names
 
 
 def _environment() -> Environment:
