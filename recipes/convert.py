@@ -47,7 +47,6 @@ def main() -> None:
             preprocessing=Preprocessing(size, round(size * 8 / 7), 3, mean=mean, std=std),
             metrics={},
             task="multiclass",
-            task_state={},
         )
     print(f"export {arguments.output}; start from it by --model.start run:{arguments.output}")
     if not variant_of(model).is_timms:

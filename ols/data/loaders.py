@@ -12,7 +12,7 @@ from ols.data.sampling import BatchShare, EvalBatches, TrainBatches
 from ols.data.selection import select
 from ols.data.sources.opening import open_sources
 from ols.data.sources.pack import Pack
-from ols.data.sources.protocol import SPLITS, Split
+from ols.data.sources.protocol import SPLITS, Split, target_kind
 from ols.data.transforms import EvalTransform, Preprocessing, TrainTransform
 
 
@@ -93,7 +93,7 @@ def build_loaders(
         )
         train_transform, order_seed = eval_transform, None
 
-    kind = getattr(sources["train"], "kind", "class")
+    kind = target_kind(sources["train"])
     if kind != "class" and (options.mixes or options.sampling == "class_balanced"):
         raise ValueError(f"mixing and class-balanced sampling need images of one class each, the targets are {kind!r}")
     classes = sources["train"].targets[pools["train"]]
@@ -130,6 +130,6 @@ def class_counts(loader: Loader) -> np.ndarray:
     Raises:
         ValueError: The targets are no classes.
     """
-    if (kind := getattr(loader.source, "kind", "class")) != "class":
+    if (kind := target_kind(loader.source)) != "class":
         raise ValueError(f"classes can be counted of images of one class each, the targets are {kind!r}")
     return np.bincount(loader.source.targets[loader.batches.pool], minlength=len(loader.source.classes))

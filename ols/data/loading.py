@@ -18,7 +18,7 @@ from ols.data.options import Unreadable
 from ols.data.sampling import Batches, EvalBatches, Key, TrainBatches
 from ols.data.sources.files import ImageFiles
 from ols.data.sources.pack import Pack
-from ols.data.sources.protocol import ImageSource
+from ols.data.sources.protocol import ImageSource, target_kind
 from ols.data.transforms import EvalTransform
 from ols.data.workers import heed_only_the_parent
 
@@ -69,7 +69,7 @@ class TransformedImages(Dataset[dict[str, Tensor]]):
         skip_unreadable: bool = False,
     ):
         self.source, self.transform, self.skip_unreadable = source, transform, skip_unreadable
-        self.augmentation, self.has_masks = augmentation, getattr(source, "kind", "class") == "mask"
+        self.augmentation, self.has_masks = augmentation, target_kind(source) == "mask"
         preprocessing = transform.preprocessing
         self.cut_from: Pack | None = None
         if isinstance(source, Pack):

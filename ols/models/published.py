@@ -205,8 +205,7 @@ def read_torch(path: Path, model: nn.Module) -> Tensors:
         ValueError: It is no pickle of tensors, or holds others than the network's; the message lists them.
     """
     name, tensors = architecture(model), _without_counters(load_pickle(path))
-    if not all(key.startswith("backbone.") for key in tensors):
-        tensors = {key: value for key, value in tensors.items() if key.startswith("backbone.")} or tensors
+    tensors = {key: value for key, value in tensors.items() if key.startswith("backbone.")} or tensors
     if name == "densenet121":
         return _renamed(path, model, tensors, lambda key: re.sub(r"^backbone\.0\.", "features.", key))
     children = {"resnet50": [RESNET_CHILDREN]}.get(name or "", [])

@@ -44,9 +44,7 @@ def canonical_correlations(x: ArrayLike, y: ArrayLike, *, rows_per_feature: floa
     Raises:
         ValueError: Shapes differ, a value is not finite, a side does not vary, or there are too few rows.
     """
-    x, y = _centred(x, y)
-    first, second = _basis(x), _basis(y)
-    _check_rows(len(x), max(first.shape[1], second.shape[1]), rows_per_feature)
+    first, second = _bases(*_centred(x, y), rows_per_feature)
     return np.linalg.svd(first.T @ second, compute_uv=False).clip(0, 1)
 
 
@@ -88,8 +86,7 @@ def pwcca(x: ArrayLike, y: ArrayLike, *, rows_per_feature: float = ROWS_PER_FEAT
         ValueError: As for `canonical_correlations`.
     """
     x, y = _centred(x, y)
-    first, second = _basis(x), _basis(y)
-    _check_rows(len(x), max(first.shape[1], second.shape[1]), rows_per_feature)
+    first, second = _bases(x, y, rows_per_feature)
     left, correlations, _ = np.linalg.svd(first.T @ second, full_matrices=False)
     weights = np.abs((first @ left).T @ x).sum(axis=1)
     return float(weights @ correlations.clip(0, 1) / weights.sum())
@@ -173,6 +170,13 @@ def _centred(x: ArrayLike, y: ArrayLike) -> tuple[NDArray, NDArray]:
         if len(side) == 0 or (side == side[:1]).all():
             raise ValueError("features must vary from row to row")
     return x - x.mean(axis=0), y - y.mean(axis=0)
+
+
+def _bases(x: NDArray, y: NDArray, rows_per_feature: float) -> tuple[NDArray, NDArray]:
+    """Return orthonormal bases of the columns of both, of which there are not too many for their rows."""
+    first, second = _basis(x), _basis(y)
+    _check_rows(len(x), max(first.shape[1], second.shape[1]), rows_per_feature)
+    return first, second
 
 
 def _basis(centred: NDArray) -> NDArray:

@@ -25,6 +25,7 @@ from ols.runs.folder import RunFolder
 
 FORMAT = 1
 DENSE = "unet:"  # before timm's name of the encoder
+NOT_TIMMS = "-variant-of-ols"  # behind timm's name of a network that computes otherwise
 
 
 def export_model(
@@ -66,12 +67,11 @@ def export_model(
     }
     channels, size = preprocessing.in_chans, preprocessing.image_size
     variant = variant_of(model)
+    name = architecture if variant.is_timms else f"{architecture}{NOT_TIMMS}"
+    if isinstance(model, UNet):
+        name = f"{DENSE}{architecture}"
     config = {
-        "architecture": f"{DENSE}{architecture}"
-        if isinstance(model, UNet)
-        else architecture
-        if variant.is_timms
-        else f"{architecture}-variant-of-ols",
+        "architecture": name,
         "num_classes": len(classes),
         "num_features": model.num_features,
         "model_args": model_arguments(architecture, len(classes), channels, size),

@@ -235,8 +235,8 @@ def plan_runs(study: Study, source: Path, overrides: Sequence[str] = ()) -> list
         for group in coupled:
             place = tuple((axis.name, cell.labels[axis.name]) for axis in group)
             if place not in parsed:
-                others = {key: value for key, value in cells[0].config.items() if not any(key in a.keys for a in group)}
-                of_group = {key: value for axis in group for key, value in axis.values[cell.labels[axis.name]].items()}
+                of_group = {key: cell.config[key] for key in cell.config if _sets(group, key)}
+                others = {key: value for key, value in cells[0].config.items() if not _sets(group, key)}
                 options = _options(others | of_group | {"run_dir": str(run_dir)})
                 parsed[place] = parse_config(source, [*shared, *options])
             sections = {key.split(".")[0] for axis in group for key in axis.keys}
@@ -245,6 +245,10 @@ def plan_runs(study: Study, source: Path, overrides: Sequence[str] = ()) -> list
         check_known(run)
         runs.append(run)
     return runs
+
+
+def _sets(axes: Sequence[Axis], key: str) -> bool:
+    return any(key in axis.keys for axis in axes)
 
 
 def _coupled_axes(axes: Sequence[Axis]) -> list[list[Axis]]:

@@ -16,7 +16,7 @@ EXACT_UP_TO = 8  # pairs of a rank correlation: 40,320 orders
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedCell:
     """A trained cell: where it stands on each axis, and how it did.
 
     Args:
@@ -54,12 +54,12 @@ class Paired(NamedTuple):
 
 
 def paired_trainings(
-    cells: Sequence[Trained], axis: str, first: str, second: str, *, test_share: float, free: Sequence[str] = ()
+    cells: Sequence[TrainedCell], axis: str, first: str, second: str, *, test_share: float, free: Sequence[str] = ()
 ) -> Paired:
     """Compare two values of an axis over the cells that agree on all other axes.
 
     Args:
-        cells: Trained cells.
+        cells: TrainedCell cells.
         axis: Name of the axis.
         first: Label of a value.
         second: Label of the value that is subtracted.
@@ -102,18 +102,18 @@ class Choice:
         flattery: How much better the mean would look, had the test split itself been used to choose.
     """
 
-    chosen: list[Trained]
+    chosen: list[TrainedCell]
     mean: float
     mean_of_all: float
     deviation_of_all: float
     flattery: float
 
 
-def choose_on_validation(cells: Sequence[Trained], free: Sequence[str], *, higher_is_better: bool = True) -> Choice:
+def choose_on_validation(cells: Sequence[TrainedCell], free: Sequence[str], *, higher_is_better: bool = True) -> Choice:
     """Choose, at each place on the other axes, the cell that did best on validation.
 
     Args:
-        cells: Trained cells, at least one.
+        cells: TrainedCell cells, at least one.
         free: Axes to choose on, such as the learning rate.
         higher_is_better: Which way the measure is better.
 
@@ -122,7 +122,7 @@ def choose_on_validation(cells: Sequence[Trained], free: Sequence[str], *, highe
     """
     if not cells:
         raise ValueError("there is no cell to choose from")
-    places: dict[tuple, list[Trained]] = {}
+    places: dict[tuple, list[TrainedCell]] = {}
     for cell in cells:
         if missing := [axis for axis in free if axis not in cell.labels]:
             raise ValueError(f"a cell lacks the axis {missing[0]}: {dict(cell.labels)}")
@@ -202,13 +202,13 @@ class Effect(NamedTuple):
     p_value: float
 
 
-def mixed_model(cells: Sequence[Trained], axis: str, *, reference: str, within: str) -> list[Effect]:
+def mixed_model(cells: Sequence[TrainedCell], axis: str, *, reference: str, within: str) -> list[Effect]:
     """Fit `test ~ all axes + (1 | within)`: a linear model with a random intercept, by restricted maximum likelihood.
 
     All axes are fixed effects without interactions. Needs statsmodels.
 
     Args:
-        cells: Trained cells.
+        cells: TrainedCell cells.
         axis: Name of the axis whose effects are returned.
         reference: Label of the value that the others are compared with.
         within: Axis whose values are a sample of many, such as the target or the fold.

@@ -11,13 +11,13 @@ from scipy import stats
 
 from ols.metrics.auc import auc_of_counts
 from ols.metrics.resampling import bootstrap_interval, corrected_t_test, resample, sign_flip_test
-from ols.studies.statistics import Trained, choose_on_validation, mixed_model, paired_trainings, spearman
+from ols.studies.statistics import TrainedCell, choose_on_validation, mixed_model, paired_trainings, spearman
 
 
-def _cells(**tests: list[float]) -> list[Trained]:
+def _cells(**tests: list[float]) -> list[TrainedCell]:
     """One cell for each source and fold; validation is the test, reversed over folds."""
     return [
-        Trained({"source": source, "fold": str(fold)}, -value, value)
+        TrainedCell({"source": source, "fold": str(fold)}, -value, value)
         for source, values in tests.items()
         for fold, value in enumerate(values)
     ]
@@ -25,7 +25,7 @@ def _cells(**tests: list[float]) -> list[Trained]:
 
 def test_cells_are_paired_by_all_other_axes_whatever_their_order():
     cells = _cells(ours=[0.9, 0.8, 0.7], theirs=[0.7, 0.7, 0.7])[::-1]
-    more = [*cells, Trained({"source": "ours", "fold": "9"}, 0, 1.0)]
+    more = [*cells, TrainedCell({"source": "ours", "fold": "9"}, 0, 1.0)]
     found = paired_trainings(more, "source", "ours", "theirs", test_share=0.2)
     assert found.pairs == 3
     assert found.difference == pytest.approx(0.1)
@@ -44,7 +44,7 @@ def test_two_cells_at_one_place_are_no_pair():
 
 def test_validation_chooses_and_the_test_split_would_flatter():
     cells = [
-        Trained({"fold": fold, "lr": lr}, validation, test)
+        TrainedCell({"fold": fold, "lr": lr}, validation, test)
         for fold, lr, validation, test in [
             ("0", "high", 0.9, 0.6), ("0", "low", 0.8, 0.8), ("1", "high", 0.5, 0.4), ("1", "low", 0.7, 0.9)
         ]
@@ -61,7 +61,7 @@ def test_validation_chooses_and_the_test_split_would_flatter():
 
 
 def test_a_cell_without_a_number_is_never_chosen():
-    cells = [Trained({"lr": "high"}, math.nan, 0.9), Trained({"lr": "low"}, 0.1, 0.2)]
+    cells = [TrainedCell({"lr": "high"}, math.nan, 0.9), TrainedCell({"lr": "low"}, 0.1, 0.2)]
     assert choose_on_validation(cells, ["lr"]).mean == 0.2
     with pytest.raises(ValueError, match="lacks the axis freeze"):
         choose_on_validation(cells, ["freeze"])
@@ -88,7 +88,7 @@ def test_the_mixed_model_is_that_of_a_formula():
     effects = {"none": 0.0, "photographs": 0.05, "radiology": 0.08}
     targets = {f"target{i}": rng.normal(0, 0.1) for i in range(6)}
     cells = [
-        Trained({"source": s, "lr": lr, "target": t}, 0.0, 0.7 + effects[s] + targets[t] + rng.normal(0, 0.02))
+        TrainedCell({"source": s, "lr": lr, "target": t}, 0.0, 0.7 + effects[s] + targets[t] + rng.normal(0, 0.02))
         for s, lr, t in product(effects, ["high", "low"], targets)
     ]
     found = mixed_model(cells, "source", reference="none", within="target")

@@ -35,3 +35,8 @@ class ImageSource(Protocol):
 
         It costs seconds at most, so that forms that would have to be read whole look at less, and say at what.
         """
+
+
+def target_kind(source: ImageSource) -> str:
+    """Return what the targets of a source are: `class` where it does not say, else its `kind`, such as `mask`."""
+    return getattr(source, "kind", "class")
