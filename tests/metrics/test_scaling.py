@@ -36,6 +36,7 @@ def test_two_classes_agree_with_scikit_learns_logistic_regression():
     assert TemperatureScaling().fit(logits, target).temperature == pytest.approx(1 / regression.coef_.item(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_interval_agrees_with_a_bootstrap_and_holds_the_truth():
     """Where the scaled model is wrong too: one class in four of the targets is drawn anew."""
     logits, target = drawn_case(1500, temperature=2.0)

@@ -158,7 +158,7 @@ def test_features_of_radimagenets_torch_files_are_those_of_torchvision(name, wit
         assert _relative(model.eval().forward_features(images), expected) < 1e-5
 
 
-LARGE = ("vgg16", "efficientnet_b3", "efficientnet_b4")  # seconds each
+LARGE = ("vgg16", "efficientnet_b3", "efficientnet_b4", "resnet34", "resnet50", "inception_v3")  # seconds each
 RADIOLOGYNET = {
     "resnet18": "resnet18", "resnet34": "resnet34", "resnet50": "resnet50", "densenet121": "densenet121",
     "inception_v3": "inception_v3", "efficientnet_b3": "efficientnet_b3", "efficientnet_b4": "efficientnet_b4",

@@ -278,6 +278,7 @@ def test_the_epoch_is_chosen_on_validation_and_pruned_to_the_best_and_the_last(t
     assert all(torch.equal(exported[name], value) for name, value in _final(run_dir, "model", best).items())
 
 
+@pytest.mark.slow
 def test_a_few_batches_can_be_overfitted(train):
     run_dir = train("run", "--overfit_batches=1", "--train.epochs=40", "--optim.peak_lr=0.05", "--loss.name=hard")
     assert _records(run_dir)[-1]["test/top1"] == 1

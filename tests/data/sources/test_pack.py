@@ -280,6 +280,7 @@ def _children(pid):
     return [int(child) for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()]
 
 
+@pytest.mark.slow
 def test_kill_9_loses_at_most_the_shards_in_work(tmp_path):
     tree = fill(Tree(tmp_path / "set"), {"train": 150, "val": 5, "test": 5})
     tree.write_csvs()
