@@ -31,7 +31,7 @@ import ols.data
 import ols.evaluation.report
 import ols.runs.export
 import ols.training.trainer  # noqa: F401 - like those above, imported once for all attempts
-from ols.config import parse_config
+from ols.command_line import parse_config
 from ols.runs.environment import environment_record
 from recipes.pretrain import QUICKSTART, main
 

@@ -1,32 +1,20 @@
-"""The configuration of a run: its schema, and how it is read from files and the command line.
+"""The schema of a run's configuration; `ols.command_line` reads it from files and the command line.
 
 Losses, phantoms and images are described where they are made: their constructors' options are the schema. Nothing heavy
 is imported, so that `--help` and a wrong key answer at once.
 """
 
-import difflib
 import os
 import re
-import sys
-from argparse import SUPPRESS
-from argparse import ArgumentParser as PlainParser
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
-import yaml
-from jsonargparse import ActionConfigFile, ArgumentParser
-
-from ols.data.options import DataOptions
-from ols.losses import LOSSES, PLAIN_LOSSES, LabelLoss, PlainLoss, find_loss, find_preset
-from ols.models.options import parse_start
+from ols.data.options import DataOptions, SplitOptions
+from ols.losses import find_loss
+from ols.models.options import FreezeOptions, HeadOptions, parse_start
 from ols.phantoms import PhantomConfig
 from ols.tasks import find_task
-
-SECTIONS = {"data", "phantoms", "model", "optim", "train", "loss"}
-SWITCHES = ("dry_run", "profile")  # may stand on the command line without a value
 
 
 @dataclass(frozen=True)
@@ -64,10 +52,12 @@ class ModelConfig:
             `run:<folder>` of a run or an export of the same architecture; published ones, `radimagenet-keras:<file>`,
             `radimagenet-torch:<file>`, `radimagenet-hub:<file>` or `radiologynet:<file>`. The head is new where the
             number of classes differs.
+        truncate_after: Leave out what follows this block, named as in timm's `feature_info`, such as `layer3`.
     """
 
     name: str = "resnet50"
     start: str = "none"
+    truncate_after: str | None = None
 
     def __post_init__(self):
         try:
@@ -196,6 +186,9 @@ class Config:
         optim: Optimizer and schedule.
         train: The loop.
         loss: Name of the loss, perhaps a preset of it, and its options.
+        split: Which fold of a table of targets.
+        head: Layers between features and outputs.
+        freeze: Which parameters are trained, and when.
         format: Version of this schema.
     """
 
@@ -214,6 +207,9 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     loss: dict[str, Any] = field(default_factory=lambda: {"name": "ols"})
+    split: SplitOptions = field(default_factory=SplitOptions)
+    head: HeadOptions = field(default_factory=HeadOptions)
+    freeze: FreezeOptions = field(default_factory=FreezeOptions)
     format: Literal[1] = 1
 
     def __post_init__(self):
@@ -226,6 +222,14 @@ class Config:
         if self.positive is not None and "positive" not in task.options:
             raise ValueError(
                 f"positive names the positive class of a binary task, got {self.positive!r} of {self.task}"
+            )
+        if task.dense and (self.head != HeadOptions() or self.model.truncate_after):
+            raise ValueError(
+                f"head.* and model.truncate_after have no effect on a {self.task} task, which has a decoder"
+            )
+        if len(self.data.side or []) != self.head.side_inputs:
+            raise ValueError(
+                f"data.side names {len(self.data.side or [])} columns, head.side_inputs takes {self.head.side_inputs}"
             )
         if task.kind != "class":
             needing = {"data.mixup_alpha": self.data.mixup_alpha > 0, "data.cutmix_alpha": self.data.cutmix_alpha > 0}
@@ -245,7 +249,9 @@ class Config:
         data = replace(sizes, root=os.path.expanduser(sizes.root), splits=expand_home(sizes.splits))
         kind, place = parse_start(self.model.start)
         model = replace(self.model, start=kind if place is None else f"{kind}:{expand_home(place)}")
-        name = f"{Path(data.root).name}-{model.name}-{self.loss['name']}-seed{self.seed}"
+        root = Path(data.root)
+        place = root.name if root.suffix != ".csv" else "-".join([root.parent.name, *(data.targets or [])[:3]])
+        name = f"{place}-{model.name}-{self.loss['name']}-seed{self.seed}"
         # Names such as hf_hub:timm/resnet50 and local-dir:/exports/one make a folder's name, too.
         run_dir = expand_home(self.run_dir) or f"runs/{re.sub(r'[^A-Za-z0-9_.+-]+', '-', name)}"
         train = replace(self.train, select_by=find_task(self.task).selecting(self.train.select_by))
@@ -260,21 +266,8 @@ class Config:
             model=model,
             train=train,
             teacher=expand_home(self.teacher),
+            split=replace(self.split, file=expand_home(self.split.file)),
         )
-
-
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Give what a user can mend one line instead of a traceback: a path or a value that is wrong.
-
-    Raises:
-        SystemExit: In place of an OSError or a ValueError of the block, with status 2.
-    """
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
 
 
 def expand_home(path: str | None) -> str | None:
@@ -300,136 +293,3 @@ def config_from(values: dict[str, Any]) -> Config:
         raise TypeError(f"a configuration is a mapping, got {type(values).__name__}")
     built = {name: build(**values[name]) for name, build in sections.items() if name in values}
     return Config(**{**values, **built})
-
-
-class NearestKeyParser(ArgumentParser):
-    """Names the nearest key when an unknown one is given."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print the message, with the nearest key, and exit."""
-        for pattern in (r"Group '(.+)' does not accept option '(.+)'", r"Option '(.+)' is not accepted"):
-            if match := re.search(pattern, message):
-                message = self._unknown(".".join(match.groups()))
-        if match := re.search(r"unrecognized arguments: --([\w.]+)", message):
-            message = self._unknown(match.group(1))
-        super().error(message, ex)
-
-    def _unknown(self, key: str) -> str:
-        keys = [action.dest for action in self._actions]
-        near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
-        # The section may be forgotten or wrong while the last part is right.
-        near = near or [known for known in keys if known.split(".")[-1] == key.split(".")[-1]]
-        return f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else f"; known keys: {', '.join(keys)}")
-
-
-def parse_config(default: Path, argv: Sequence[str] | None = None) -> Config:
-    """Read a configuration from `--config` files and dotted overrides, later ones winning.
-
-    Changing `loss.name` or `loss.preset` on the command line drops the loss options of the files, and says which. The
-    options of a preset are filled in where neither a file nor the command line has them.
-
-    Args:
-        default: The file that is read where none is named.
-        argv: Command line without the program's name; that of the process by default.
-
-    Raises:
-        SystemExit: A key is unknown or a value is wrong; the message on stderr names it, and the nearest key.
-    """
-    first = PlainParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--config", action="append", type=Path)
-    first.add_argument("--loss.name", "--loss", dest="loss_name")
-    first.add_argument("--loss.preset", dest="loss_preset")
-    first.add_argument("--task")
-    for switch in SWITCHES:
-        first.add_argument(f"--{switch}", nargs="?", const="true")
-    known, overrides = first.parse_known_args(argv)
-    overrides += [f"--{switch}={value}" for switch in SWITCHES if (value := getattr(known, switch)) is not None]
-
-    try:
-        files: dict[str, Any] = {}
-        for path in known.config or [default]:
-            files = merge_configs(files, read_config_file(path.expanduser()))
-        named = {"name": known.loss_name, "preset": known.loss_preset}
-        files = merge_configs(files, {"loss": {key: value for key, value in named.items() if value}})
-        files["task"] = known.task or files.get("task", "multiclass")
-        loss = files["loss"]
-        loss_class = find_loss(loss.setdefault("name", find_task(files["task"]).default_loss))
-        if preset := loss.get("preset"):
-            files["loss"] = find_preset(loss["name"], preset) | loss
-    except ValueError as error:
-        first.error(str(error))
-
-    parser = _build_parser(loss_class)
-    parsed = parser.parse_args(overrides, namespace=parser.parse_object(files))
-    try:
-        values = parser.instantiate(parsed).as_dict()
-        del values["config"]
-        return Config(**values).resolve()
-    except (TypeError, ValueError) as error:
-        parser.error(str(error), error)
-
-
-def _build_parser(loss_class: type[LabelLoss] | type[PlainLoss]) -> NearestKeyParser:
-    parser = NearestKeyParser(description=f"Losses: {', '.join(LOSSES | PLAIN_LOSSES)}")
-    parser.add_argument("--config", action=ActionConfigFile, help="YAML file; several are merged.")
-    parser.add_class_arguments(Config, skip={"loss"})
-    parser.add_argument("--loss.name", type=str, help="Name of the loss; its options follow from it.")
-    if loss_class.presets:
-        presets = ", ".join(loss_class.presets)
-        help_text = f"Published variant, over which the other options win: {presets}."
-        parser.add_argument("--loss.preset", type=str, default=SUPPRESS, help=help_text)
-    parser.add_class_arguments(
-        loss_class,
-        "loss",
-        skip={"num_classes", "num_outputs", "weight", "ignore_index", "reduction", "mean", "std"},
-        instantiate=False,
-    )
-    return parser
-
-
-def read_config_file(path: Path) -> dict[str, Any]:
-    """Read a YAML file of a configuration: sections of keys; one that is empty changes nothing.
-
-    Raises:
-        ValueError: There is no such file, or it is no such YAML; the message names it.
-    """
-    if not path.is_file():
-        raise ValueError(f"--config: no such file: {path}")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise ValueError(f"--config: cannot read {path} as YAML in UTF-8: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"--config: {path} must hold keys and values, got a {type(values).__name__}")
-    values = {key: value for key, value in values.items() if value is not None or key not in SECTIONS}
-    for key in SECTIONS & values.keys():
-        if key == "loss" and isinstance(values[key], str):
-            values[key] = {"name": values[key]}
-        if not isinstance(values[key], dict):
-            raise ValueError(f"--config: {path}: {key} must hold keys and values, got {values[key]!r}")
-    return values
-
-
-def merge_configs(base: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]:
-    """Return `base` with the keys of `override`, section by section.
-
-    Where `override` names another loss or another preset, the options before it are dropped, with a word.
-    """
-    before, after = base.get("loss", {}), override.get("loss", {})
-    changed = [key for key in ("name", "preset") if after.get(key, before.get(key)) != before.get(key)]
-    if changed:
-        kept = {} if "name" in changed else {key: value for key, value in before.items() if key == "name"}
-        if dropped := ", ".join(f"{key}={value}" for key, value in before.items() if key != "name"):
-            old = f"{before['name']} " if changed[0] == "name" and "name" in before else ""
-            print(f"loss.{changed[0]} {old}-> {after[changed[0]]}: dropped the configured {dropped}", file=sys.stderr)
-        base = {**base, "loss": kept}
-    return _merge(base, override)
-
-
-def _merge(base: dict, override: dict) -> dict:
-    """Return `base` with the keys of `override`, nested dictionaries merged."""
-    merged = dict(base)
-    for key, value in override.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
-    return merged

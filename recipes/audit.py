@@ -9,7 +9,7 @@ splits; --fix does not change this), 2 when the command cannot be carried out.
 import argparse
 from pathlib import Path
 
-from ols.config import one_line_errors
+from ols.command_line import one_line_errors
 from ols.data.sources.opening import find_form
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from ols.config import ModelConfig, one_line_errors
+from ols.command_line import one_line_errors
+from ols.config import ModelConfig
 from ols.models.options import PUBLISHED, RUN, parse_start
 
 

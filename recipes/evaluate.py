@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ols.config import one_line_errors
+from ols.command_line import one_line_errors
 from ols.data.sources.opening import find_form
 
 SPLITS = ("train", "val", "test")
@@ -56,10 +56,10 @@ def main(options: Namespace) -> None:
     import torch
     from accelerate.utils import broadcast_object_list
 
-    from ols.config import DataConfig, TrainConfig
+    from ols.config import Config, DataConfig, TrainConfig
     from ols.data.loading import EvalLoader, Place
     from ols.data.sampling import EvalBatches
-    from ols.data.sources.opening import open_sources
+    from ols.data.sources.opening import open_data
     from ols.data.transforms import EvalTransform
     from ols.evaluation.evaluate import measure, predict
     from ols.evaluation.predictions import are_current, load_predictions, save_predictions
@@ -82,36 +82,40 @@ def main(options: Namespace) -> None:
     with one_line_errors():
         for run in map(Path, options.runs):
             trained = find_trained(run, options.checkpoint)
-            data = trained.config.data if trained.config else DataConfig(root="")
-            root = options.data.root or data.root
+            config = trained.config or Config(data=DataConfig(root=""))
+            root, places = options.data.root or config.data.root, options.data.splits or config.data.splits
             if not root:
                 raise ValueError(f"{run} is an export alone: name its data set with --data.root")
             folder = trained.output
             if options.output:
                 folder = Path(options.output, *([trained.name] if len(options.runs) > 1 else []))
             # The temperature is fitted on validation data, whatever is reported.
-            found, description = open_sources(
-                root, splits=options.data.splits or data.splits, in_chans=trained.preprocessing.in_chans
+            data = open_data(
+                replace(config.data, root=root, splits=places),
+                config.split,
+                kind=find_task(trained.task).kind,
+                in_chans=trained.preprocessing.in_chans,
             )
-            accelerator.print(f"{run}: {description}")
-            sources = {split: found[split] for split in dict.fromkeys(["val", *options.splits])}
+            accelerator.print(f"{run}: {data.description}")
+            sources = {split: data.sources[split] for split in dict.fromkeys(["val", *options.splits])}
             find_task(trained.task).check_source(sources["val"])
             task = build_task(trained.task, sources["val"].classes, sources["val"].groups, **trained.task_state)
-            work.append((trained, task, folder, root, sources, trained.load(task.classes)))
+            work.append((trained, task, folder, root, data.pools, sources, trained.load(task.classes)))
 
     # Predict
-    for trained, task, folder, root, sources, model in work:
+    for trained, task, folder, root, pools, sources, model in work:
         weights = trained.checksum()
         model.to(accelerator.device)
         for split, source in sources.items():
             path = folder / f"{split}.safetensors"
-            ids = [source.sample_id(index) for index in range(len(source))]
-            same = {"weights": weights, "targets": source.targets, "sample_ids": ids, "classes": task.classes}
+            pool = np.sort(pools[split])
+            ids = [source.sample_id(index) for index in pool.tolist()]
+            same = {"weights": weights, "targets": source.targets[pool], "sample_ids": ids, "classes": task.classes}
             if broadcast_object_list([not options.force and are_current(path, **same)])[0]:
                 accelerator.print(f"{path}: of these weights and images, kept (--force predicts anew)")
                 continue
             batches = EvalBatches(
-                np.arange(len(source)),
+                pool,
                 batch_size=options.batch_size,
                 rank=accelerator.process_index,
                 world_size=accelerator.num_processes,
@@ -131,7 +135,7 @@ def main(options: Namespace) -> None:
 
     # Report, from what was saved
     if accelerator.is_main_process and options.report:
-        for trained, task, folder, _, sources, _ in work:
+        for trained, task, folder, _, _, sources, _ in work:
             predictions = {split: load_predictions(folder / f"{split}.safetensors") for split in sources}
             if task.kind != "class":  # of which there is a page
                 print(result_table({split: measure(predictions[split], task) for split in options.splits}, task))

@@ -9,7 +9,7 @@ from typing import Literal
 
 from jsonargparse import ArgumentParser
 
-from ols.config import one_line_errors
+from ols.command_line import one_line_errors
 from ols.data.sources.opening import find_form
 
 

@@ -7,7 +7,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ols.config import Config, one_line_errors, parse_config
+from ols.command_line import one_line_errors, parse_config
+from ols.config import Config
 from ols.data.sources.opening import find_form
 
 if TYPE_CHECKING:
@@ -47,15 +48,14 @@ def run(config: Config, accelerator: "Accelerator", folder: "RunFolder") -> None
     from ols.evaluation.evaluate import tagged
     from ols.evaluation.report.console import describe_cost, describe_data, result_table
     from ols.losses import build_loss
-    from ols.models.build import build_model
-    from ols.models.decoder import trunk
-    from ols.models.scale import describe_scale
-    from ols.models.variant import apply_variant
+    from ols.models.freezing import Freezing
+    from ols.models.options import FreezeOptions
     from ols.phantoms import write_phantoms
-    from ols.runs.checkpoint import clean_checkpoints, load_variant
+    from ols.runs.checkpoint import clean_checkpoints
     from ols.runs.environment import cores_per_process, environment_record
-    from ols.runs.export import export_model, load_export, start_model
-    from ols.tasks import build_task_for
+    from ols.runs.export import export_model, load_export
+    from ols.runs.run_model import build_run_model
+    from ols.tasks import build_task_for, find_task
     from ols.tracking.dashboard import write_comparison_page
     from ols.tracking.tracker import Tracker
     from ols.training.machine import seed_everything
@@ -87,6 +87,8 @@ def run(config: Config, accelerator: "Accelerator", folder: "RunFolder") -> None
             seed=config.seed,
             cores=cores,
             place=Place(device, dtype, memory_format),
+            split=config.split,
+            kind=find_task(config.task).kind,
             limit_batches=2 if config.dry_run else None,
             overfit_batches=config.overfit_batches,
         )
@@ -97,21 +99,16 @@ def run(config: Config, accelerator: "Accelerator", folder: "RunFolder") -> None
     if accelerator.is_main_process:
         clean_checkpoints(folder)  # only what is intact is continued from
     accelerator.wait_for_everyone()
-    checkpoints, started = folder.list_checkpoints(), None
-    model = build_model(
-        config.model.name,
-        task.num_outputs,
-        config.data.in_chans,
-        image_size=config.data.image_size,
-        pretrained=config.model.start == "imagenet" and not checkpoints,
-        dense=task.dense,
-    )
-    if checkpoints:  # the weights it started from may be gone
-        apply_variant(trunk(model), load_variant(checkpoints[-1]))
-    elif started := start_model(trunk(model), config.model.start):
-        expected = loaders.train.preprocessing
-        scale = describe_scale(model, loaders.val.first_images(32), expected.mean, expected.std)
-        accelerator.print("\n".join(filter(None, (started, scale))))
+    checkpoints = folder.list_checkpoints()
+    with one_line_errors():
+        model, started = build_run_model(
+            config,
+            task,
+            images=lambda: loaders.val.first_images(32),
+            checkpoint=checkpoints[-1] if checkpoints else None,
+        )
+        freezing = Freezing(model, config.freeze) if config.freeze != FreezeOptions() else None
+    accelerator.print("\n".join([*started, *([freezing.describe()] if freezing else [])]))
     accelerator.print(f"data  {loaders.description}\ntask  {task.describe()}")
     accelerator.print(f"{describe_data(loaders, task)}\n{describe_cost(model, loaders, epochs=config.train.epochs)}")
     model.to(device, dtype, memory_format=memory_format)
@@ -133,7 +130,7 @@ def run(config: Config, accelerator: "Accelerator", folder: "RunFolder") -> None
     )
 
     # Train
-    environment = environment_record(device, accelerator.num_processes, threads) | {"start": started}
+    environment = environment_record(device, accelerator.num_processes, threads) | {"start": "\n".join(started) or None}
     tracker = Tracker(
         folder,
         config=asdict(config),
@@ -154,6 +151,7 @@ def run(config: Config, accelerator: "Accelerator", folder: "RunFolder") -> None
         train_loader=loaders.train,
         val_loader=loaders.val,
         data=loaders.fingerprints(),
+        freezing=freezing,
         tracker=tracker,
         teacher=teacher,
         profile=config.profile,

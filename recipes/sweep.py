@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from ols.config import NearestKeyParser, one_line_errors
+from ols.command_line import NearestKeyParser, one_line_errors
 from ols.data.sources.opening import find_form
 from ols.phantoms import write_phantoms
 from ols.runs.folder import RunFolder

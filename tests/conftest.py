@@ -93,7 +93,7 @@ def train(tree, tmp_path):
     """Run the recipe on the small tree in a folder by name, and return the folder."""
     from accelerate.state import AcceleratorState, GradientState, PartialState
 
-    from ols.config import parse_config
+    from ols.command_line import parse_config
     from recipes.pretrain import QUICKSTART, main
 
     tree.write_csvs()

@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "ols.tasks": {"ols.losses", "ols.metrics", "ols.figures"},
     # Constructors are the schema of what they construct.
     "ols.config": {"ols.losses", "ols.phantoms", "ols.tasks", "ols.data.options", "ols.models.options"},
+    "ols.command_line": {"ols.config", "ols.losses", "ols.tasks"},
     "ols.runs": {"ols.config", "ols.files", "ols.models", "ols.tasks", "ols.data.transforms"},
     "ols.evaluation": {"ols.tasks", "ols.metrics", "ols.data", "ols.files", "ols.models", "ols.runs", "ols.figures"},
     "ols.tracking": {"ols.evaluation", "ols.tasks", "ols.metrics.measures", "ols.files", "ols.runs", "ols.figures"},
@@ -37,6 +38,7 @@ MAY_IMPORT = {
         "ols.files",
         "ols.runs",
         "ols.config",
+        "ols.command_line",
         "ols.metrics",
         "ols.phantoms",
         "ols.tasks",
@@ -64,6 +66,7 @@ HEAVY = ("torchmetrics", "torchvision", "timm", "accelerate", "tensorboard", "ma
 LIGHT = {
     "ols.losses": HEAVY,
     "ols.config": HEAVY,
+    "ols.command_line": HEAVY,
     "ols.tasks": HEAVY,
     "ols.data": ("torch", "numpy", "PIL", *HEAVY),
     "ols.data.options": ("torch", "numpy", "PIL", *HEAVY),

@@ -6,7 +6,8 @@ import pytest
 import torch
 import yaml
 
-from ols.config import Config, DataConfig, parse_config
+from ols.command_line import parse_config
+from ols.config import Config, DataConfig
 from ols.losses import OnlineLabelSmoothing, build_loss
 
 CONFIG_FOLDER = Path(__file__).parents[1] / "recipes" / "configs"

@@ -15,7 +15,7 @@ import jsonargparse
 import pytest
 import yaml
 
-from ols.config import parse_config
+from ols.command_line import parse_config
 from ols.runs.folder import flat_config, flatten
 from recipes.sweep import parse_study
 

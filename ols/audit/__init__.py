@@ -9,16 +9,15 @@ import numpy as np
 from PIL import Image
 
 from ols.audit import near
+from ols.audit.copies import confirm
 from ols.audit.findings import Finding, NearPairs, Pictures, find, group_pictures
 from ols.audit.rows import Rows, read_rows
-from ols.audit.scan import read_comparable, scan_files
+from ols.audit.scan import scan_files
 from ols.data.sources.medmnist import MedMNIST
 from ols.data.sources.opening import find_form
 from ols.data.sources.protocol import SPLITS
 from ols.data.sources.radimagenet import TREE, class_table
 from ols.files import written_aside
-
-COMPARED_AT_ONCE = 256  # pairs
 
 
 @dataclass(frozen=True)
@@ -123,13 +122,8 @@ def _near_pairs(rows: Rows, files: np.ndarray, pictures: Pictures, workers: int 
         kept = near.alike(thumbnails, i, j)
         found.append(np.stack([i[kept], j[kept]], 1))
     first, second = np.concatenate(found).T
-    if not len(first):
-        return NearPairs(first, second, np.empty(0))
-    wanted, position = np.unique(np.concatenate([first, second]), return_inverse=True)
-    names = [rows.filenames[f] for f in pictures.first_file[plain[wanted]]]
-    images, (a, b) = read_comparable(rows.root, names, workers=workers), position.reshape(2, -1)
-    chunks = [slice(start, start + COMPARED_AT_ONCE) for start in range(0, len(a), COMPARED_AT_ONCE)]
-    correlation = np.concatenate([near.best_correlation(images[a[chunk]], images[b[chunk]]) for chunk in chunks])
+    file_of = pictures.first_file[plain]
+    correlation = confirm(rows.root, rows.filenames, file_of[first], file_of[second], workers=workers)
     sure = correlation >= near.CORRELATION
     return NearPairs(plain[first[sure]], plain[second[sure]], correlation[sure])
 

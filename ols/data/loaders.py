@@ -7,10 +7,10 @@ import numpy as np
 from ols.data.augmentation import Augmentation
 from ols.data.loading import EvalLoader, Loader, Place, TrainLoader
 from ols.data.mixing import Mixing
-from ols.data.options import DataOptions
+from ols.data.options import DataOptions, SplitOptions
 from ols.data.sampling import BatchShare, EvalBatches, TrainBatches
 from ols.data.selection import select
-from ols.data.sources.opening import open_sources
+from ols.data.sources.opening import open_data
 from ols.data.sources.pack import Pack
 from ols.data.sources.protocol import SPLITS, Split, target_kind
 from ols.data.transforms import EvalTransform, Preprocessing, TrainTransform
@@ -44,6 +44,8 @@ def build_loaders(
     options: DataOptions,
     share: BatchShare,
     *,
+    split: SplitOptions | None = None,
+    kind: str = "class",
     seed: int = 0,
     cores: int = 1,
     place: Place | None = None,
@@ -55,6 +57,8 @@ def build_loaders(
     Args:
         options: Which images, and what is done to them.
         share: Images of an optimizer step, and which of them this process reads.
+        split: Split file, fold and share, where the data set is a table of targets.
+        kind: What the targets of a table are, see `Table`.
         seed: Seed of order and augmentation.
         cores: Processor cores of this process.
         place: Where batches go; by default float32 on the CPU.
@@ -67,7 +71,8 @@ def build_loaders(
             a micro-batch is odd.
     """
     place = place or Place()
-    sources, description = open_sources(options.root, splits=options.splits, in_chans=options.in_chans)
+    data = open_data(options, split or SplitOptions(), kind=kind, in_chans=options.in_chans)
+    sources, description = data.sources, data.description
     preprocessing = Preprocessing.from_options(options)
     pack = sources["train"] if isinstance(sources["train"], Pack) else None
     if pack is not None and pack.size != preprocessing.resize_size:
@@ -77,7 +82,7 @@ def build_loaders(
         workers = min(8 if pack is None else 2, cores)
 
     pools = select(
-        {split: len(source) for split, source in sources.items()},
+        data.pools,
         train_images=options.train_images,
         limit=None if limit_batches is None else limit_batches * share.global_batch_size,
         overfit=None if overfit_batches is None else overfit_batches * share.global_batch_size,

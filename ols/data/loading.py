@@ -83,6 +83,7 @@ class TransformedImages(Dataset[dict[str, Tensor]]):
     def __getitems__(self, keys: list[Key]) -> dict[str, Tensor]:
         """Return `image` uint8 `[B, C, H, W]`, `target` `[B, ...]` and `index` int64 `[B]`; `skipped`, if they may be.
 
+        A source with numbers beside its images gives `side` float32 `[B, S]`, too.
         The target is the source's, or the classes of the pixels int64 `[B, H, W]` where it has masks.
         """
         epochs, indices = np.array(keys, np.int64).T
@@ -111,6 +112,8 @@ class TransformedImages(Dataset[dict[str, Tensor]]):
             "target": torch.from_numpy(targets),
             "index": torch.from_numpy(indices[~skipped]),
         }
+        if (side := getattr(self.source, "side", None)) is not None:
+            batch["side"] = torch.from_numpy(side[indices[~skipped]])
         if self.skip_unreadable:
             batch["skipped"] = torch.from_numpy(indices[skipped])
         return batch
@@ -135,6 +138,11 @@ class TransformedImages(Dataset[dict[str, Tensor]]):
                 return None
             raise
         return self.transform(image, draw)
+
+
+def beside(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return what a model takes of a batch beside the images, as keyword arguments: `side`, where there is any."""
+    return {"side": batch["side"]} if "side" in batch else {}
 
 
 def _already_a_batch(batch: Any) -> dict[str, Tensor]:
@@ -211,10 +219,13 @@ class Loader:
             digest.update(f"\n{self.source.sample_id(index)}\t{self.source.targets[index].tolist()}".encode())
         return {"samples": digest.hexdigest(), "images": self.source.content()}
 
-    def zeros(self, count: int) -> Tensor:
-        """Return `count` black images as the model sees them, `[count, C, H, W]`, on the device."""
+    def zeros(self, count: int) -> dict[str, Tensor]:
+        """Return a batch of `count` black images as the model sees them, without targets, on the device."""
         shape = (count, self.preprocessing.in_chans, self.preprocessing.image_size, self.preprocessing.image_size)
-        return torch.zeros(shape, dtype=self.dtype, device=self.device)
+        batch = {"image": torch.zeros(shape, dtype=self.dtype, device=self.device)}
+        if (side := getattr(self.source, "side", None)) is not None:
+            batch["side"] = torch.zeros((count, side.shape[1]), device=self.device)
+        return batch
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         # A stream of its own: the next batch travels and is scaled while the step before it still runs.
@@ -225,13 +236,13 @@ class Loader:
             if stream is not None:
                 current = torch.cuda.current_stream(self.device)
                 current.wait_stream(stream)
-                for name in ("image", "target"):
+                for name in batch.keys() & {"image", "target", "side"}:
                     batch[name].record_stream(current)
             yield batch
 
     def _to_device(self, batch: dict[str, Tensor]) -> None:
         """Bring images and targets to the device, and scale the images."""
-        for name in ("image", "target"):
+        for name in batch.keys() & {"image", "target", "side"}:
             batch[name] = batch[name].to(self.device, non_blocking=True)
         image = batch["image"].to(self.dtype, memory_format=self.memory_format)
         batch["image"] = image.mul_(self._scale).add_(self._offset)

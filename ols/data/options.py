@@ -16,16 +16,45 @@ Unreadable = Literal["error", "skip"]
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """Where the images lie: see `open_sources`.
+    """Where the images lie, and of a table which columns: see `open_data`.
 
     Args:
         root: A folder that contains `radiology_ai`, a pack, a folder that contains `train`, `val` and `test` with class
-            folders, or a MedMNIST `.npz`.
+            folders, a MedMNIST `.npz`, or a `.csv`: a table of targets.
         splits: Folder with the split CSVs of `radiology_ai`, where it is not one of the usual places.
+        targets: Target columns of a table; of masks names of the foreground classes.
+        patient: Column of a table that says which images belong together; by default `patient`, where there is one.
+        mask: Column of a table with the file of each mask; by default `mask`.
+        side: Columns of a table with what a head takes beside the image, such as sex: numbers, or one of two words.
     """
 
     root: str = "data/phantoms"
     splits: str | None = None
+    targets: list[str] | None = None
+    patient: str | None = None
+    mask: str | None = None
+    side: list[str] | None = None
+
+
+@dataclass(frozen=True)
+class SplitOptions:
+    """Which fold of a split file is trained on, and how much of it: see `ols.data.splits`.
+
+    Args:
+        file: The split file, made by `recipes/split.py`; a table of targets needs one.
+        fold: Number of the fold, from 0; `all` is one run for each.
+        share: Part of the fold's training images, by whole patients.
+    """
+
+    file: str | None = None
+    fold: int | Literal["all"] = 0
+    share: float = 1.0
+
+    def __post_init__(self):
+        if self.fold != "all" and (isinstance(self.fold, str) or self.fold < 0):
+            raise ValueError(f"split.fold must be a number from 0, or all, got {self.fold!r}")
+        if not 0 < self.share <= 1:
+            raise ValueError(f"split.share must lie in (0, 1], got {self.share}")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ SUBSET = int.from_bytes(b"subset")  # keys the draw of a subset, apart from ever
 
 
 def select(
-    available: Mapping[Split, int],
+    pools: Mapping[Split, np.ndarray],
     *,
     train_images: int | None = None,
     limit: int | None = None,
@@ -21,21 +21,21 @@ def select(
     """Choose the samples of each split.
 
     Args:
-        available: Samples that each split has.
+        pools: Indices of each split's samples, int64.
         train_images: Train on so many, the same ones for every seed; the other splits stay whole.
         limit: Use at most so many of each split, drawn by the seed: a dry run.
         overfit: Use at most so many of training, drawn by the seed, for all splits: the indices are those of training.
         seed: Seed of the run.
 
     Returns:
-        Indices into each split, int64 `[N]`.
+        Indices of each split's samples, int64 `[N]`.
 
     Raises:
         ValueError: The training split has not so many images.
     """
-    pools = {split: np.arange(count) for split, count in available.items()}
+    pools = dict(pools)
     if train_images is not None:
-        pools["train"] = draw_subset(available["train"], train_images)
+        pools["train"] = pools["train"][draw_subset(len(pools["train"]), train_images)]
     if limit is not None:
         pools = {split: draw_first(pool, limit, seed) for split, pool in pools.items()}
     if overfit is not None:

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ols.data.loading import EvalLoader, Loader
+from ols.data.loading import EvalLoader, Loader, beside
 from ols.evaluation.predictions import Predictions
 from ols.models.head import find_head
 from ols.tasks.task import Task
@@ -145,7 +145,7 @@ def _predict_batches(
     try:
         for batch in loader:
             with torch.no_grad(), autocast():
-                logits = model(batch["image"])
+                logits = model(batch["image"], **beside(batch))
             out = {"logits": logits if logits.dtype == torch.float64 else logits.float()}
             if features:
                 out["features"] = inputs.pop().flatten(1).float()

@@ -19,6 +19,7 @@ from ols.models.build import architecture, model_arguments
 from ols.models.decoder import UNet, trunk
 from ols.models.head import find_head
 from ols.models.options import FRESH, RUN, parse_start
+from ols.models.shape import is_timms_shape, restore_shape, shape_record
 from ols.models.start import HALF, KINDS, load_into, pretrained_normalization, start_from_file
 from ols.models.variant import Variant, apply_variant, variant_of
 from ols.runs.folder import RunFolder
@@ -46,8 +47,8 @@ def export_model(
     builds.
 
     It is `model.safetensors` and `config.json`. What timm has no key for stands under `ols` in the JSON: task, groups,
-    the whole preprocessing, metrics, and the variant. A network that timm's of the same name is not, has a name that
-    timm refuses: `load_export` alone builds it.
+    the whole preprocessing, metrics, the variant, truncation and head. A network that timm's of the same name is not,
+    has a name that timm refuses: `load_export` alone builds it.
 
     Args:
         folder: Where to: complete or absent, and replaced if it is there.
@@ -66,8 +67,8 @@ def export_model(
         for name, value in model.state_dict().items()
     }
     channels, size = preprocessing.in_chans, preprocessing.image_size
-    variant = variant_of(model)
-    name = architecture if variant.is_timms else f"{architecture}{NOT_TIMMS}"
+    variant, shape = variant_of(model), shape_record(model)
+    name = architecture if variant.is_timms and is_timms_shape(shape) else f"{architecture}{NOT_TIMMS}"
     if isinstance(model, UNet):
         name = f"{DENSE}{architecture}"
     config = {
@@ -90,6 +91,7 @@ def export_model(
             "format": FORMAT,
             "architecture": architecture,
             "variant": asdict(variant),
+            "shape": shape,
             "task": task,
             "task_state": dict(task_state),
             "groups": groups,
@@ -137,6 +139,7 @@ def load_export(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
             model = UNet(name, arguments["num_classes"], **arguments)
         else:
             model = timm.create_model(name, **arguments)
+        restore_shape(model, config["ols"]["shape"])
     apply_variant(trunk(model), Variant(**config["ols"]["variant"]))
     try:
         model.load_state_dict(_load_weights(folder))

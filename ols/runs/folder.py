@@ -29,6 +29,7 @@ FREE_KEYS = {
     "data.workers",
     "data.root",  # checkpoints know by a checksum whether it is the same data set
     "data.splits",
+    "split.file",
     "train.keep_last",
     "train.checkpoint_every_minutes",
     "train.checkpoint_every_steps",

@@ -12,6 +12,7 @@ from ols.files import file_checksum, read_record
 from ols.models.build import build_model
 from ols.models.decoder import trunk
 from ols.models.head import num_outputs
+from ols.models.shape import shape_model
 from ols.models.variant import Variant, apply_variant
 from ols.runs.checkpoint import load_state, load_tensors, verify_checkpoint
 from ols.runs.export import DENSE, load_description, load_export
@@ -67,6 +68,9 @@ class Trained:
             channels, size = self.preprocessing.in_chans, self.preprocessing.image_size
             dense = find_task(self.task).dense
             model = build_model(self.architecture, len(classes), channels, image_size=size, dense=dense)
+            if not dense and self.config is not None:
+                truncate_after = self.config.model.truncate_after
+                shape_model(model, len(classes), truncate_after=truncate_after, head=self.config.head)
             tensors = load_tensors(folder, self.weights.stem)
             found = len(tensors["head.bias"]) if dense else num_outputs(model, tensors)
             if found != len(classes):

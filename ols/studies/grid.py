@@ -16,7 +16,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from ols.config import Config, parse_config
+from ols.command_line import parse_config
+from ols.config import Config
 from ols.runs.folder import RunFolder, config_differences, flat_config, flatten
 from ols.studies.labels import LOSS, MODEL, SEED, is_within
 

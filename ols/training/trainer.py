@@ -15,25 +15,27 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from ols.config import TrainConfig
-from ols.data.loading import EvalLoader, TrainLoader
+from ols.data.loading import EvalLoader, TrainLoader, beside
 from ols.data.sources.protocol import Split
 from ols.evaluation.evaluate import Evaluation, evaluate
 from ols.losses import Loss
 from ols.metrics.measures import find_measure
+from ols.models.freezing import Freezing
 from ols.runs.folder import RunFolder
 from ols.tasks.task import Task
 from ols.tracking.run_log import RunLog
 from ols.tracking.tracker import Tracker
 from ols.training.agreement import Agreement
 from ols.training.clock import DATA, StepClock, build_trace
-from ols.training.ddp import average_batch_statistics, settle_gradient_buckets
+from ols.training.ddp import average_batch_statistics, settle_gradient_buckets, wrap_anew
 from ols.training.interruption import Interrupted, Interruption
+from ols.training.loss_contract import check_loss
 from ols.training.machine import seed_step
-from ols.training.optim import MovingAverage, scheduled_lr
+from ols.training.optim import MovingAverage, scale_learning_rates, scheduled_lr
 from ols.training.progress import Best, Progress
 from ols.training.resumption import RunCheckpoints
-from ols.training.safe_step import SafeStep, Step
-from ols.training.troubled_samples import list_nonfinite, list_unreadable
+from ols.training.safe_step import SafeStep
+from ols.training.troubled_samples import give_up, list_unreadable
 
 
 class Trainer:
@@ -59,6 +61,7 @@ class Trainer:
         train_loader: Training split.
         val_loader: Validation split.
         data: What tells another data set from this one, see `Loaders.fingerprints`: a run continues on the same one.
+        freezing: What of the model is trained in which epoch; None trains everything.
         tracker: Where the run is recorded.
         teacher: Frozen model whose logits go to a loss that needs a teacher.
         profile: Whether to write a trace of some steps to the run's folder.
@@ -84,6 +87,7 @@ class Trainer:
         val_loader: EvalLoader,
         data: Mapping[Split, Mapping[str, str]],
         tracker: Tracker,
+        freezing: Freezing | None = None,
         teacher: nn.Module | None = None,
         profile: bool = False,
     ):
@@ -94,6 +98,7 @@ class Trainer:
                 raise ValueError(f"train.sync_bn needs CUDA devices, got {accelerator.device.type}")
             model = convert_sync_batchnorm(model)  # timm's: torch's drops the activations of BatchNormAct2d
         self.config, self.seed, self.folder, self.accelerator = config, seed, folder, accelerator
+        self.freezing = freezing
         self.schedule, self.train_loader, self.val_loader = schedule, train_loader, val_loader
         self.task, self.select_by = task, task.selecting(config.select_by)
         self.log = RunLog(tracker, task)
@@ -174,15 +179,14 @@ class Trainer:
             ) as bar,
         ):
             self.resume()
-            if self.accelerator.num_processes > 1:
-                self.model.train()
-                settle_gradient_buckets(self.model, self.train_loader.zeros(2), self.safe_step.guard)
+            self.enter_phase(started=True)
             bar.update(self.images_seen)
             while True:
                 if self.progress.evaluated < self.progress.epoch:
                     self.evaluate_epoch()
                 if self.has_ended(self.progress):
                     break
+                self.enter_phase()
                 self.train_epoch(bar)
                 self.end_epoch()
         self.checkpoints.load_best(self.progress)
@@ -201,6 +205,18 @@ class Trainer:
             metrics_bytes=metrics_bytes,
             purge_from=self.images_seen + (not repeated),
         )
+
+    def enter_phase(self, *, started: bool = False) -> None:
+        """Set what the next epoch trains, and how fast; processes settle anew which gradients they exchange."""
+        changed = False
+        if self.freezing is not None:
+            changed = self.freezing.enter(self.progress.epoch)
+            scale_learning_rates(self.optimizer, self.freezing.lr_factor(self.progress.epoch))
+        if changed:
+            self.model = wrap_anew(self.model, self.raw_model)
+        if (changed or started) and self.accelerator.num_processes > 1:
+            self.model.train()
+            settle_gradient_buckets(self.model, self.train_loader.zeros(2), self.safe_step.guard)
 
     def train_epoch(self, bar: tqdm) -> None:
         """Train on every global batch that is left of the epoch."""
@@ -237,7 +253,7 @@ class Trainer:
         images, target = batch["image"], batch["target"]
         teacher_logits: tuple[Tensor, ...] = ()
         with self.clock.section("forward"):
-            logits = self.model(images)
+            logits = self.model(images, **beside(batch))
             if self.teacher is not None:
                 with torch.no_grad(), self.accelerator.autocast():
                     teacher_logits = (self.teacher(images),)
@@ -283,23 +299,14 @@ class Trainer:
         for step, finite in self.safe_step.read():
             self.progress.count_step(finite=finite, images=self.train_loader.batches.global_batch_size)
             if self.progress.nonfinite_in_a_row >= self.config.max_nonfinite_steps:
-                self.give_up(step)
-
-    def give_up(self, step: Step) -> NoReturn:
-        """End a run whose steps are not finite any more.
-
-        Raises:
-            RuntimeError: Always; the message names a file with the samples of the step.
-        """
-        indices = torch.cat(step.indices).tolist()
-        place = self.place_of(step.number)
-        list_nonfinite(self.folder, self.train_loader, self.accelerator, place=place, indices=indices)
-        raise RuntimeError(
-            f"the training loss or its gradient was not finite in {self.progress.nonfinite_in_a_row} steps in a row, "
-            f"at last at {place}, whose samples are named in "
-            f"{self.folder.nonfinite_samples}; lower optim.peak_lr or set train.clip_grad_norm; "
-            f"the last checkpoint is in {self.folder.checkpoints}"
-        )
+                give_up(
+                    self.folder,
+                    self.train_loader,
+                    self.accelerator,
+                    place=self.place_of(step.number),
+                    indices=torch.cat(step.indices).tolist(),
+                    in_a_row=self.progress.nonfinite_in_a_row,
+                )
 
     def place_of(self, step: int) -> str:
         """Return which step of which epoch the n-th step of the run is, both from 1."""
@@ -433,18 +440,3 @@ class Trainer:
     def prune(self) -> None:
         """Delete checkpoints that are neither new nor the best."""
         self.checkpoints.prune(self.progress, keep_last=self.config.keep_last)
-
-
-def check_loss(loss: Loss, teacher: nn.Module | None) -> None:
-    """Make sure that a loss suits the trainer.
-
-    Raises:
-        ValueError: It reduces otherwise than by the sum, lacks the teacher it needs, or has one that it does not need.
-    """
-    name = type(loss).__name__
-    if loss.reduction != "sum":
-        raise ValueError(f"the trainer needs a loss with reduction='sum', got {loss.reduction!r}")
-    if loss.needs_teacher and teacher is None:
-        raise ValueError(f"{name} needs a teacher: name the export of a trained model as `teacher`")
-    if teacher is not None and not loss.needs_teacher:
-        raise ValueError(f"{name} needs no teacher: leave out `teacher`, or choose a loss that learns from one")

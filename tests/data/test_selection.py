@@ -1,10 +1,11 @@
 """Which samples of a split are used: by arithmetic on indices, without a data set."""
 
+import numpy as np
 import pytest
 
 from ols.data.selection import select
 
-AVAILABLE = {"train": 40, "val": 12, "test": 7}
+AVAILABLE = {split: np.arange(count) for split, count in {"train": 40, "val": 12, "test": 7}.items()}
 
 
 def _lists(**options):
@@ -12,7 +13,7 @@ def _lists(**options):
 
 
 def test_by_default_every_sample_is_used_in_the_order_of_the_data_set():
-    assert _lists() == {split: list(range(count)) for split, count in AVAILABLE.items()}
+    assert _lists() == {split: pool.tolist() for split, pool in AVAILABLE.items()}
 
 
 def test_a_subset_of_training_is_in_order_the_same_for_every_seed_and_part_of_every_larger_one():

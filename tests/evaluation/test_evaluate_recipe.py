@@ -20,7 +20,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score, log_loss, recall_score
 
-from ols.config import parse_config
+from ols.command_line import parse_config
 from ols.evaluation.predictions import load_predictions
 from recipes import evaluate, pretrain
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from ols.config import parse_config
+from ols.command_line import parse_config
 from ols.training.trainer import Trainer
 from recipes.pretrain import QUICKSTART, main
 

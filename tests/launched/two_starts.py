@@ -16,7 +16,7 @@ import ols.data.loaders
 import ols.evaluation.report.console
 import ols.runs.export
 import ols.training.trainer  # noqa: F401 - like those above, imported once for all starts
-from ols.config import parse_config
+from ols.command_line import parse_config
 from recipes.pretrain import QUICKSTART, main
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from ols.config import parse_config
+from ols.command_line import parse_config
 from ols.evaluation.predictions import Predictions, save_predictions
 from ols.studies.evaluated_runs import EvaluatedRun, load_runs
 

@@ -10,7 +10,7 @@ import yaml
 from scipy import stats
 from sklearn.metrics import silhouette_score
 
-from ols.config import parse_config
+from ols.command_line import parse_config
 from ols.evaluation.predictions import Predictions, load_predictions, save_predictions
 from ols.metrics.resampling import bootstrap_interval, resample
 from ols.metrics.weighted import weighted_measures

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ols.config import parse_config
+from ols.command_line import parse_config
 from ols.studies.grid import MOST_NAME_BYTES, Study, list_cells, plan_runs
 
 ROOT = Path(__file__).parents[2]

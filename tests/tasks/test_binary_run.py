@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from ols.config import parse_config
+from ols.command_line import parse_config
 from recipes import evaluate, pretrain
 
 COUNTS = {"train": 24, "val": 30, "test": 40}

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from sklearn.metrics import mean_absolute_error, roc_auc_score
 
-from ols.config import parse_config
+from ols.command_line import parse_config
 from ols.evaluation.predictions import load_predictions
 from ols.runs.export import load_description, load_export
 from ols.runs.trained_model import find_trained
@@ -71,8 +71,8 @@ def start(tmp_path, monkeypatch):
         def open_discs(*_, **__):
             return {split: Discs(kind, split) for split in COUNTS}, "discs"
 
-        monkeypatch.setattr("ols.data.loaders.open_sources", open_discs)
         monkeypatch.setattr("ols.data.sources.opening.open_sources", open_discs)
+        monkeypatch.setattr("ols.data.sources.opening.find_form", lambda root: "folders")
         monkeypatch.setattr(pretrain, "find_form", lambda root: None)
         _forget_accelerate()
         arguments = {

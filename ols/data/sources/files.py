@@ -1,6 +1,7 @@
 """Images that lie in files, each in one of its own."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -87,16 +88,23 @@ class ImageFiles:
         """Return the file name of a sample, relative to the root: unique, and the same on every machine."""
         return self._filenames[index].decode()
 
+    def sample_group(self, index: int) -> str:
+        """Return the name of a sample: nothing is known of its patient."""
+        return self.sample_id(index)
+
     def content(self) -> str:
         """Return a checksum of the sizes in bytes of the files: of all, or of 4,096 by chance where there are more.
 
         No file is opened, and no time of change is looked at, which copies do not keep. So images that were exchanged
         for others of as many bytes go unnoticed, and so may a few among many. A pack notices every pixel.
         """
+        return self._content_of(self.sample_id)
+
+    def _content_of(self, name_of: Callable[[int], str]) -> str:
         chosen = keyed_order(CONTENT, 0, len(self))[:LOOKED_AT]
         sizes = []
         for index in np.sort(chosen).tolist():
-            path = self.root / self.sample_id(index)
+            path = self.root / name_of(index)
             sizes.append(f"{index}\t{path.stat().st_size if path.exists() else 'missing'}")
         checksum = hashlib.blake2b("\n".join(sizes).encode(), digest_size=8).hexdigest()
         return f"{len(self):,} files of sizes {checksum}"

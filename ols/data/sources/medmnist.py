@@ -52,6 +52,10 @@ class MedMNIST:
         """Return the split and the number of a sample in it."""
         return f"{self.split}/{index}"
 
+    def sample_group(self, index: int) -> str:
+        """Return the name of a sample: nothing is known of its patient."""
+        return self.sample_id(index)
+
     def content(self) -> str:
         """Return the shape of the array, and a checksum of every pixel."""
         pixels = hashlib.blake2b(np.ascontiguousarray(self._images).data, digest_size=8).hexdigest()

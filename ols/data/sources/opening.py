@@ -2,16 +2,23 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
+from ols.data.options import SourceOptions, SplitOptions
 from ols.data.sources.folder import ImageFolder
 from ols.data.sources.medmnist import MedMNIST
 from ols.data.sources.pack import MANIFEST, PLAN, open_pack
 from ols.data.sources.protocol import SPLITS, ImageSource, Split
 from ols.data.sources.radimagenet import TREE, RadImageNet
+from ols.data.sources.table import Table
+from ols.data.splits import load_folds
 
-Form = Literal["npz", "pack", "radimagenet", "folders"]
+Form = Literal["npz", "pack", "radimagenet", "folders", "table"]
+WHOLE = SplitOptions()
 MOST_NAMES = 6  # of folders in a message
 
 
@@ -24,6 +31,8 @@ def find_form(root: str | Path) -> Form:
     root = Path(root)
     if root.is_file() and root.suffix == ".npz":
         return "npz"
+    if root.is_file() and root.suffix == ".csv":
+        return "table"
     if (root / MANIFEST).is_file():
         return "pack"
     if (root / PLAN).is_file():
@@ -34,7 +43,7 @@ def find_form(root: str | Path) -> Form:
         return "folders"
     raise FileNotFoundError(
         f"{root} is no data set: neither a pack ({MANIFEST}), nor a folder with {TREE}, nor one with train, val and "
-        f"test, nor a .npz file; {_what_is_there(root)}"
+        f"test, nor a .npz file, nor a .csv of targets; {_what_is_there(root)}"
     )
 
 
@@ -63,6 +72,67 @@ def _split_of(name: str) -> Split | None:
     return next((split for split, start in starts.items() if name.startswith(start)), None)
 
 
+@dataclass(frozen=True)
+class DataSet:
+    """A data set that is open.
+
+    Args:
+        sources: Each split; of a table of targets the whole table, three times.
+        pools: Indices of the samples of each split in its source, int64.
+        description: A sentence that says what was found.
+    """
+
+    sources: Mapping[Split, ImageSource]
+    pools: Mapping[Split, np.ndarray]
+    description: str
+
+
+def open_data(
+    options: SourceOptions, split: SplitOptions = WHOLE, *, kind: str = "class", in_chans: int = 1
+) -> DataSet:
+    """Open a data set, whichever form it has, and find which of its images train, validate and test.
+
+    Args:
+        options: Where it lies, and the columns of a table.
+        split: Split file, fold and share, for a table.
+        kind: What the targets of a table are, see `Table`; other forms have classes.
+        in_chans: 1 for grayscale, 3 for RGB.
+
+    Raises:
+        FileNotFoundError: There is no such data set or split file, or something of it is missing.
+        ValueError: Something of it is wrong, the split file is of other images, or it does not fit the form.
+    """
+    if find_form(options.root) != "table":
+        if split != WHOLE:
+            raise ValueError(f"split.* divides a table of targets; {options.root} has splits of its own")
+        sources, description = open_sources(options.root, splits=options.splits, in_chans=in_chans)
+        return DataSet(sources, {name: np.arange(len(source)) for name, source in sources.items()}, description)
+    if split.file is None:
+        raise ValueError(f"split.file is missing: make folds of {options.root} with recipes/split.py")
+    if split.fold == "all":
+        raise ValueError("split.fold all is a run for each fold: open one of them")
+    table = open_table(options, kind=kind, in_chans=in_chans)
+    folds = load_folds(Path(split.file)).aligned_with(table)
+    pools = folds.pools(split.fold, share=split.share)
+    share = "" if split.share == 1 else f", {split.share:.0%} of its training images"
+    patients = "" if table.has_patients else "; patients are not known, and one may lie in several splits"
+    description = f"{options.root}, a table; fold {split.fold} of {len(folds.folds)}{share}{patients}"
+    return DataSet(dict.fromkeys(SPLITS, table), pools, description)
+
+
+def open_table(options: SourceOptions, *, kind: str = "class", in_chans: int = 1) -> Table:
+    """Open a table of targets; raises what `Table` does."""
+    return Table(
+        options.root,
+        kind=kind,
+        targets=options.targets,
+        patient=options.patient,
+        mask=options.mask,
+        side=options.side,
+        in_chans=in_chans,
+    )
+
+
 def open_sources(
     root: str | Path, *, splits: str | Path | None = None, in_chans: int = 1
 ) -> tuple[Mapping[Split, ImageSource], str]:
@@ -85,6 +155,8 @@ def open_sources(
     if in_chans not in (1, 3):
         raise ValueError(f"in_chans must be 1 (grayscale) or 3 (RGB), got {in_chans}")
     form = find_form(root)
+    if form == "table":
+        raise ValueError(f"{root} is a table of targets: it has no splits of its own")
     if form == "npz":
         return {split: MedMNIST(root, split, in_chans=in_chans) for split in SPLITS}, f"{root}, a MedMNIST file"
     if form == "pack":

@@ -94,6 +94,10 @@ class Pack:
         """Return the name that the sample had where the pack was made from."""
         return self._ids[index].decode()
 
+    def sample_group(self, index: int) -> str:
+        """Return the name of a sample: nothing is known of its patient."""
+        return self.sample_id(index)
+
     def content(self) -> str:
         """Return how images were resized, and a checksum of the checksums of the whole pack: splits share files."""
         return self._content

@@ -30,6 +30,9 @@ class ImageSource(Protocol):
     def sample_id(self, index: int) -> str:
         """Return a name that is unique, and the same on every machine."""
 
+    def sample_group(self, index: int) -> str:
+        """Return what a sample belongs to, such as its patient; where nothing is known, its own name."""
+
     def content(self) -> str:
         """Return what was looked at of the images and its checksum: on every machine the same for the same images.
 
