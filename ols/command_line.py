@@ -8,7 +8,7 @@ from argparse import ArgumentParser as PlainParser
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser
@@ -17,6 +17,7 @@ from ols.config import Config
 from ols.losses import LOSSES, PLAIN_LOSSES, LabelLoss, PlainLoss, find_loss, find_preset
 from ols.tasks import find_task
 
+C = TypeVar("C", bound=Config)
 SECTIONS = {"data", "phantoms", "model", "optim", "train", "loss", "split", "head", "freeze"}
 SWITCHES = ("dry_run", "profile")  # may stand on the command line without a value
 
@@ -55,7 +56,7 @@ class NearestKeyParser(ArgumentParser):
         return f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else f"; known keys: {', '.join(keys)}")
 
 
-def parse_config(default: Path, argv: Sequence[str] | None = None) -> Config:
+def parse_config(default: Path, argv: Sequence[str] | None = None, schema: type[C] = Config) -> C:  # type: ignore[assignment]
     """Read a configuration from `--config` files and dotted overrides, later ones winning.
 
     Changing `loss.name` or `loss.preset` on the command line drops the loss options of the files, and says which. The
@@ -64,6 +65,7 @@ def parse_config(default: Path, argv: Sequence[str] | None = None) -> Config:
     Args:
         default: The file that is read where none is named.
         argv: Command line without the program's name; that of the process by default.
+        schema: What is configured.
 
     Raises:
         SystemExit: A key is unknown or a value is wrong; the message on stderr names it, and the nearest key.
@@ -92,20 +94,20 @@ def parse_config(default: Path, argv: Sequence[str] | None = None) -> Config:
     except ValueError as error:
         first.error(str(error))
 
-    parser = _build_parser(loss_class)
+    parser = _build_parser(loss_class, schema)
     parsed = parser.parse_args(overrides, namespace=parser.parse_object(files))
     try:
         values = parser.instantiate(parsed).as_dict()
         del values["config"]
-        return Config(**values).resolve()
+        return schema(**values).resolve()
     except (TypeError, ValueError) as error:
         parser.error(str(error), error)
 
 
-def _build_parser(loss_class: type[LabelLoss] | type[PlainLoss]) -> NearestKeyParser:
+def _build_parser(loss_class: type[LabelLoss] | type[PlainLoss], schema: type[Config]) -> NearestKeyParser:
     parser = NearestKeyParser(description=f"Losses: {', '.join(LOSSES | PLAIN_LOSSES)}")
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file; several are merged.")
-    parser.add_class_arguments(Config, skip={"loss"})
+    parser.add_class_arguments(schema, skip={"loss"})
     parser.add_argument("--loss.name", type=str, help="Name of the loss; its options follow from it.")
     if loss_class.presets:
         presets = ", ".join(loss_class.presets)

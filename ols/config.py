@@ -8,7 +8,7 @@ import os
 import re
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from ols.data.options import DataOptions, SplitOptions
 from ols.losses import find_loss
@@ -243,7 +243,7 @@ class Config:
                 f"got {self.data.mixup_alpha} and {self.data.cutmix_alpha}"
             )
 
-    def resolve(self) -> "Config":
+    def resolve(self) -> Self:
         """Return the configuration with derived values filled in, and a dry run's folder kept apart."""
         sizes = self.data.with_resize_size()
         data = replace(sizes, root=os.path.expanduser(sizes.root), splits=expand_home(sizes.splits))
@@ -293,3 +293,38 @@ def config_from(values: dict[str, Any]) -> Config:
         raise TypeError(f"a configuration is a mapping, got {type(values).__name__}")
     built = {name: build(**values[name]) for name, build in sections.items() if name in values}
     return Config(**{**values, **built})
+
+
+@dataclass(frozen=True)
+class FinetuneConfig(Config):
+    """Runs on the folds of a table of targets.
+
+    Args:
+        against: Another start, such as `none`, that is trained on the same folds and compared with `model.start`.
+        source: Configuration file of a run that `model.start` continues from: it is trained first, if it has not been.
+    """
+
+    against: str | None = None
+    source: str | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.against is not None:
+            try:
+                parse_start(self.against)
+            except ValueError as error:
+                raise ValueError(f"against: {error}") from error
+            if self.against == self.model.start:
+                raise ValueError(f"against: {self.against} is what model.start is, too")
+
+    def of_fold(self, fold: int, start: str, run_dir: str) -> Config:
+        """Return the configuration of the run on one fold.
+
+        Args:
+            fold: Its number.
+            start: Weights that it starts from.
+            run_dir: Folder of that run.
+        """
+        values = {item.name: getattr(self, item.name) for item in fields(Config)}
+        split, model = replace(self.split, fold=fold), replace(self.model, start=start)
+        return Config(**values | {"split": split, "model": model, "run_dir": run_dir})

@@ -13,8 +13,11 @@ from ols.data.sources.opening import find_form
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from torch import nn
 
+    from ols.data.loaders import Loaders
     from ols.runs.folder import RunFolder
+    from ols.tasks.task import Task
 
 QUICKSTART = Path(__file__).parent / "configs" / "quickstart.yaml"
 
@@ -35,10 +38,11 @@ def main(config: Config) -> None:
     with claim(config.run_dir, config, config.resume, enabled=accelerator.is_main_process) as folder:
         accelerator.wait_for_everyone()
         run(config, accelerator, folder)
+    accelerator.end_training()
 
 
-def run(config: Config, accelerator: "Accelerator", folder: "RunFolder") -> None:
-    """Train, test and export."""
+def run(config: Config, accelerator: "Accelerator", folder: "RunFolder") -> tuple["nn.Module", "Task", "Loaders"]:
+    """Train, test and export; return the model that was exported, its task and its data."""
     import torch
 
     from ols.data.class_weights import class_weights
@@ -184,7 +188,7 @@ def run(config: Config, accelerator: "Accelerator", folder: "RunFolder") -> None
         page = write_comparison_page(folder.path.parent, task)
         print(f"\nexport       {folder.export}")
         print(f"curves       tensorboard --logdir {folder.path.parent}, then open {page}")
-    accelerator.end_training()
+    return trainer.selected_model, task, loaders
 
 
 if __name__ == "__main__":

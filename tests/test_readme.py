@@ -114,7 +114,7 @@ def test_every_command_has_options_that_its_script_accepts(page, command, monkey
     if script == "recipes/sweep.py":
         options.append("--dry_run")  # which reads the configuration of every run
     elif script == "recipes/pretrain.py":
-        config = importlib.import_module("ols.config")
+        config = importlib.import_module("ols.command_line")
         monkeypatch.setattr(config, "parse_config", _stop_after(config.parse_config))
     else:
         for parser in (argparse.ArgumentParser, jsonargparse.ArgumentParser):

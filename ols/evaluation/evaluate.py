@@ -115,6 +115,7 @@ def predict(
         targets=whole["target"][order],
         indices=indices,
         sample_ids=[loader.source.sample_id(index) for index in indices.tolist()],
+        patients=[loader.source.sample_group(index) for index in indices.tolist()],
         classes=task.classes,
         groups=task.groups,
         task=task.name,

@@ -13,7 +13,7 @@ from torch import Tensor
 from ols.files import written_aside
 
 FORMAT = 1
-NAMES = ("sample_ids", "classes", "groups", "task", "conditions")  # what is no tensor
+NAMES = ("sample_ids", "patients", "classes", "groups", "task", "conditions")  # what is no tensor
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Predictions:
             float32 `[N]`, or classes of pixels int64 `[N, H, W]`.
         indices: Index of each sample in its data set, int64 `[N]`.
         sample_ids: Name of each sample, the same on every machine, `[N]`.
+        patients: What each sample belongs to, its own name where nothing is known, `[N]`.
         classes: Label of each class, `[K]`.
         groups: Modality and anatomy of each class, `[K]`.
         task: What was predicted, a name of `ols.tasks.TASKS`.
@@ -37,6 +38,7 @@ class Predictions:
     targets: Tensor
     indices: Tensor
     sample_ids: list[str]
+    patients: list[str]
     classes: list[str]
     groups: list[str]
     task: str

@@ -52,7 +52,7 @@ def restore_shape(model: nn.Module, record: Mapping[str, Any]) -> None:
         ValueError: The record does not fit the model, or this version does not know it.
     """
     if record and record["truncate_after"]:
-        truncate(model, record["truncate_after"], model.num_classes)
+        truncate(model, record["truncate_after"], int(model.num_classes))  # type: ignore[arg-type]
     if record:
         build_head(model, record["head"])
         model.truncated_after = record["truncate_after"]

@@ -1,8 +1,9 @@
 """Yes or no: two classes, of which one is looked for."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from ols.tasks.classification import CALIBRATION, SELECTIVE, Classification
@@ -10,6 +11,7 @@ from ols.tasks.task import TaskMetric, Values
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
 
 class Binary(Classification):
@@ -69,6 +71,16 @@ class Binary(Classification):
         from ols.metrics.binary import BinaryMetrics
 
         return BinaryMetrics(positive=self.positive, classwise=thorough)
+
+    def of_draws(self, outputs: Tensor, targets: Tensor) -> "Callable[[NDArray], NDArray]":
+        """Return the AUC of samples that count several times or not at all."""
+        from ols.metrics.auc import auc_of_counts
+
+        is_positive = targets == self.positive
+        score = (outputs[:, self.positive] - outputs[:, 1 - self.positive]).double()
+        wrong = torch.where(is_positive, -torch.inf, torch.inf).double()  # as the metric takes what is no number
+        score = torch.where(score.isnan(), wrong, score)
+        return lambda counts: auc_of_counts(score.numpy(), is_positive.numpy(), counts)
 
     def draw(self, tables: Mapping[str, Tensor], *, title: str) -> "dict[str, Figure]":
         """Draw the reliability diagram and the ROC curve."""

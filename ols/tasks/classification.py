@@ -1,6 +1,6 @@
 """One of several classes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -11,6 +11,7 @@ from ols.tasks.task import Task, TaskMetric, draw_reliability
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
 CALIBRATION = (
     "ece",
@@ -77,6 +78,11 @@ class Classification(Task):
         from ols.metrics.classification import ClassificationMetrics
 
         return ClassificationMetrics(len(self.classes), classwise=thorough)
+
+    def of_draws(self, outputs: Tensor, targets: Tensor) -> "Callable[[NDArray], NDArray]":
+        """Return top-1 of samples that count several times or not at all."""
+        correct = ((outputs.argmax(dim=1) == targets) & ~outputs.isnan().any(dim=1)).double().numpy()
+        return lambda counts: counts @ correct / counts.sum(axis=1)
 
     def draw(self, tables: Mapping[str, Tensor], *, title: str) -> "dict[str, Figure]":
         """Draw the reliability diagram."""

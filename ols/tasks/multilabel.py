@@ -1,6 +1,6 @@
 """Several labels of an image, each there or not, some of them unknown."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -11,6 +11,7 @@ from ols.tasks.task import Task, TaskMetric, Values, draw_reliability
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
 
 class Multilabel(Task):
@@ -64,6 +65,24 @@ class Multilabel(Task):
         from ols.metrics.multilabel import MultilabelMetrics
 
         return MultilabelMetrics(self.classes)
+
+    def of_draws(self, outputs: Tensor, targets: Tensor) -> "Callable[[NDArray], NDArray]":
+        """Return the mean AUC, over the labels that have enough of both, of samples that count several times or not."""
+        from ols.metrics.auc import auc_of_counts
+        from ols.metrics.multilabel import ENOUGH
+
+        scores, labels = outputs.double().numpy(), targets.numpy()
+        enough = (np.minimum((labels == 1).sum(axis=0), (labels == 0).sum(axis=0)) >= ENOUGH).nonzero()[0].tolist()
+
+        def mean_auc(counts: "NDArray") -> "NDArray":
+            known = ~np.isnan(labels)
+            areas = [
+                auc_of_counts(scores[known[:, k], k], labels[known[:, k], k] == 1, counts[:, known[:, k]])
+                for k in enough
+            ]
+            return np.mean(areas, axis=0) if areas else np.full(len(counts), np.nan)
+
+        return mean_auc
 
     def draw(self, tables: Mapping[str, Tensor], *, title: str) -> "dict[str, Figure]":
         """Draw the reliability diagram, and the labels' AUCs with their intervals."""

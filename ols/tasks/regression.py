@@ -1,6 +1,6 @@
 """A number of each image, such as an age."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -12,6 +12,7 @@ from ols.tasks.task import Targets, Task, TaskMetric, Values
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
 
 class Regression(Task):
@@ -87,6 +88,16 @@ class Regression(Task):
         from ols.metrics.regression import RegressionMetrics
 
         return RegressionMetrics(mean=self.mean, std=self.std)
+
+    def of_draws(self, outputs: Tensor, targets: Tensor) -> "Callable[[NDArray], NDArray]":
+        """Return the mean absolute error, in the target's unit, of samples that count several times or not at all."""
+        errors = (self.mean + self.std * outputs.double().flatten() - targets.double()).abs().numpy()
+        return lambda counts: counts @ errors / counts.sum(axis=1)
+
+    def in_units_of(self, other: Task, outputs: Tensor) -> Tensor:
+        """Return outputs in the standard deviations of another task's training targets."""
+        assert isinstance(other, Regression)
+        return (self.mean + self.std * outputs - other.mean) / other.std
 
     def draw(self, tables: Mapping[str, Tensor], *, title: str) -> "dict[str, Figure]":
         """Draw predictions against targets, and residuals."""

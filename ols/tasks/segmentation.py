@@ -1,6 +1,6 @@
 """A class of each pixel."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -12,6 +12,7 @@ from ols.tasks.task import Task, TaskMetric, Values, draw_reliability
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
 BACKGROUND = "background"
 
@@ -83,6 +84,17 @@ class Segmentation(Task):
         from ols.metrics.segmentation import SegmentationMetrics
 
         return SegmentationMetrics(self.num_outputs)
+
+    def of_draws(self, outputs: Tensor, targets: Tensor) -> "Callable[[NDArray], NDArray]":
+        """Return the mean Dice, over images with a mask, of images that count several times or not at all."""
+        from ols.metrics.segmentation import SegmentationMetrics
+
+        metric = SegmentationMetrics(self.num_outputs)
+        for batch in zip(outputs.split(64), targets.split(64), strict=True):
+            metric.update(*batch)
+        dice = metric.tables()["overlaps"][:, 0].numpy()
+        shown = ~np.isnan(dice)
+        return lambda counts: counts[:, shown] @ dice[shown] / counts[:, shown].sum(axis=1)
 
     def draw(self, tables: Mapping[str, Tensor], *, title: str) -> "dict[str, Figure]":
         """Draw the reliability diagram of the pixels, and how Dice is distributed over images."""

@@ -5,7 +5,7 @@ add one, write a subclass and enter it in `ols.tasks.TASKS`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -17,6 +17,7 @@ from ols.metrics.measures import find_measure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
 Values = Mapping[str, float | None]
 """Measures by name, with what belongs to them: `auc`, `auc_low` and `auc_high`; None and NaN are undefined."""
@@ -175,6 +176,23 @@ class Task(ABC):
         Args:
             thorough: Whether to measure also what costs more time than all else, for a report.
         """
+
+    @abstractmethod
+    def of_draws(self, outputs: Tensor, targets: Tensor) -> "Callable[[NDArray], NDArray]":
+        """Return the measure that selects by default, of samples that count several times or not at all.
+
+        Args:
+            outputs: What a model gave `[N, ...]`.
+            targets: Of each sample `[N, ...]`.
+
+        Returns:
+            A function from how often each sample counts `[R, N]` to the measure `[R]`, for `ols.metrics.resampling`;
+            NaN where it is undefined.
+        """
+
+    def in_units_of(self, other: "Task", outputs: Tensor) -> Tensor:
+        """Return outputs as `other` reads them, which was built for other training images, such as another fold's."""
+        return outputs
 
     @abstractmethod
     def draw(self, tables: Mapping[str, Tensor], *, title: str) -> "dict[str, Figure]":

@@ -1,0 +1,169 @@
+"""Fine-tune on a table of targets, fold by fold: `accelerate launch recipes/finetune.py --config <file>`.
+
+A run for each fold, as `recipes/pretrain.py` makes it, each from the bits of its start; then all test folds together,
+with an interval over patients; and, where another start is named, the difference between the two.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pretrain import run
+
+from ols.command_line import one_line_errors, parse_config
+from ols.config import Config, FinetuneConfig
+from ols.data.sources.opening import find_form
+from ols.models.options import parse_start
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from ols.data.sources.table import Table
+    from ols.data.splits import Folds
+    from ols.evaluation.folds import OutOfFold
+
+CONFIGS = Path(__file__).parent / "configs"
+
+
+def main(config: FinetuneConfig) -> None:
+    """Train what is asked for, fold by fold, and say what came out."""
+    if not config.data.phantoms:
+        with one_line_errors():
+            if find_form(config.data.root) != "table":
+                raise ValueError(f"data.root must be a .csv of targets, got {config.data.root}")
+    # Imported here and below because it takes seconds: --help and a wrong key answer at once.
+    from ols.training.machine import build_accelerator
+
+    accelerator = build_accelerator(config.train)
+
+    # Source: trained first, where it has not been
+    start = config.model.start
+    if config.source:
+        source = parse_config(CONFIGS / config.source, [])
+        train(source, accelerator)
+        start = f"run:{source.run_dir}"
+
+    # Data and folds
+    if accelerator.is_main_process and config.data.phantoms:
+        from ols.phantoms.targets import write_target_phantoms
+
+        write_target_phantoms(Path(config.data.root).parent, seed=config.phantoms.seed)
+    accelerator.wait_for_everyone()
+    with one_line_errors(), accelerator.main_process_first():
+        table, folds, config = divide(config, accelerator)
+
+    # Train, each start on each fold
+    starts = [start] + ([config.against] if config.against else [])
+    numbers = list(range(len(folds.folds))) if config.split.fold == "all" else [config.split.fold]
+    arms = {place: Path(config.run_dir, arm_name(place, starts)) for place in starts}
+    for number in numbers:
+        for place, folder in arms.items():
+            accelerator.print(f"\n{folder.name}, fold {number} of {len(folds.folds)}")
+            train(config.of_fold(number, place, str(folder / f"fold{number}")), accelerator)
+
+    # All test folds together
+    if accelerator.is_main_process:
+        report(config, table, {folder: collect(folder, numbers, table) for folder in arms.values()})
+    accelerator.end_training()
+
+
+def train(config: Config, accelerator: "Accelerator") -> None:
+    """Run one configuration, unless its predictions are there already, and keep what it predicts of the test split."""
+    from ols.evaluation.evaluate import predict
+    from ols.evaluation.predictions import save_predictions
+    from ols.files import file_checksum
+    from ols.runs.environment import environment_record
+    from ols.runs.export import run_normalization
+    from ols.runs.folder import RunFolder, claim
+
+    if RunFolder(config.run_dir).predictions("test").is_file():
+        accelerator.print(f"{config.run_dir} has its predictions")
+        return
+    mean, std = run_normalization(config)  # which belong to the weights
+    config = replace(config, data=config.data.with_normalization(mean, std))
+    with claim(config.run_dir, config, config.resume, enabled=accelerator.is_main_process) as folder:
+        accelerator.wait_for_everyone()
+        model, task, loaders = run(config, accelerator, folder)
+        for split, loader in (("val", loaders.val), ("test", loaders.test)):
+            predictions = predict(model, loader, task, features=True, autocast=accelerator.autocast)
+            if accelerator.is_main_process:
+                weights = file_checksum(folder.export / "model.safetensors")
+                conditions = environment_record(accelerator.device, accelerator.num_processes, 0)
+                save_predictions(
+                    folder.predictions(split),
+                    replace(predictions, conditions={**conditions, "split": split, "weights": weights}),
+                )
+        accelerator.wait_for_everyone()
+    accelerator.free_memory()
+
+
+def divide(config: FinetuneConfig, accelerator: "Accelerator") -> tuple["Table", "Folds", FinetuneConfig]:
+    """Open the table and its folds; without a split file, five are made once and kept beside the runs."""
+    from ols.data.sources.opening import open_table
+    from ols.data.splits import describe_folds, load_folds, make_folds, save_folds
+    from ols.tasks import find_task
+
+    table = open_table(config.data, kind=find_task(config.task).kind, in_chans=config.data.in_chans)
+    path = Path(config.split.file or Path(config.run_dir, "folds.json"))
+    if config.split.file is None and not path.exists():
+        save_folds(path, make_folds(table))
+    folds = load_folds(path).aligned_with(table)
+    if not table.has_patients:
+        accelerator.print("WARNING: patients are not known: images of one patient may lie on both sides of a split")
+    accelerator.print(f"{path}\n{describe_folds(folds, table)}")
+    if config.split.fold != "all":
+        folds.pools(config.split.fold)  # which refuses a fold that is not there
+    return table, folds, replace(config, split=replace(config.split, file=str(path)))
+
+
+def arm_name(start: str, starts: list[str]) -> str:
+    """Return the name of a start's folder, such as `imagenet`; with its file where two are of one kind."""
+    kinds = [parse_start(place)[0] for place in starts]
+    kind, place = parse_start(start)
+    return kind if kinds.count(kind) == 1 else f"{kind}-{Path(place or '').name}"
+
+
+def collect(folder: Path, numbers: list[int], table: "Table") -> "OutOfFold":
+    """Read what the runs of an arm predicted."""
+    from ols.evaluation.folds import OutOfFold
+    from ols.evaluation.predictions import load_predictions
+    from ols.runs.export import load_description
+    from ols.runs.folder import RunFolder
+    from ols.tasks import build_task
+
+    runs = [RunFolder(folder / f"fold{number}") for number in numbers]
+    described = [load_description(run.export)["ols"] for run in runs]
+    tasks = [build_task(said["task"], table.classes, table.groups, **said["task_state"]) for said in described]
+    return OutOfFold([load_predictions(run.predictions("test")) for run in runs], tasks)
+
+
+def report(config: FinetuneConfig, table: "Table", arms: dict[Path, "OutOfFold"]) -> None:
+    """Print and write what the folds say together."""
+    from ols.evaluation.folds import compare
+    from ols.evaluation.report.console import result_table
+    from ols.files import write_record
+    from ols.metrics.measures import find_measure
+
+    first = next(iter(arms.values()))
+    measure = first.tasks[0].selects[0]
+    text = find_measure(measure).text
+    print(f"\n{config.run_dir}: {len(first.sample_ids):,} test images of {len(set(first.patients)):,} patients")
+    print(result_table({folder.name: found.evaluation() for folder, found in arms.items()}, first.tasks[0]))
+    record: dict = {"measure": measure, "images": len(first.sample_ids), "patients": len(set(first.patients))}
+    for folder, found in arms.items():
+        value, low, high = found.interval()
+        by_fold = found.by_fold()
+        print(f"{folder.name}: {measure} {text(value)} ({text(low)} to {text(high)} over patients)", end="")
+        print(f", by fold {', '.join(map(text, by_fold))}")
+        record[folder.name] = {"value": value, "low": low, "high": high, "by_fold": by_fold}
+    if len(arms) == 2:
+        (one, other), names = arms.values(), [folder.name for folder in arms]
+        found = compare(one, other)
+        print(f"{names[0]} less {names[1]}: {found.difference:+.4f} ({found.low:+.4f} to {found.high:+.4f}, ", end="")
+        print(f"p {found.p_value:.3g}, other patients; for other trainings repeat with other seeds)")
+        record["difference"] = found._asdict()
+    write_record(Path(config.run_dir, "summary.json"), record)
+
+
+if __name__ == "__main__":
+    main(parse_config(CONFIGS / "finetune_quickstart.yaml", schema=FinetuneConfig))
