@@ -23,6 +23,7 @@ def _predictions(logits: torch.Tensor, targets: list[int], groups: list[str]) ->
         targets=torch.tensor(targets),
         indices=torch.arange(count),
         sample_ids=[f"{i}.png" for i in range(count)],
+        patients=[f"{i}.png" for i in range(count)],
         classes=[f"class {k}" for k in range(num_classes)],
         groups=groups,
         task="multiclass",
@@ -124,7 +125,7 @@ def test_each_class_against_the_rest_is_what_scikit_learn_says(tmp_path):
     logits[:40, 3] = -torch.inf  # a masked class, the true one of some
     names = list("abcde")
     predictions = Predictions(
-        logits, targets, torch.arange(300), [str(i) for i in range(300)], names, ["CT"] * 5, "multiclass",
+        logits, targets, torch.arange(300), [str(i) for i in range(300)], [str(i) for i in range(300)], names, ["CT"] * 5, "multiclass",
         features=torch.randn(300, 4, generator=generator),
     )  # fmt: skip
     found = report_split(predictions, build_task("multiclass", names, ["CT"] * 5), 1.0)

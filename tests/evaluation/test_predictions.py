@@ -11,6 +11,7 @@ def test_predictions_come_back_as_they_were_saved(tmp_path):
         targets=torch.tensor([0, 1, 1]),
         indices=torch.tensor([0, 1, 2]),
         sample_ids=["a.png", "ü.png", "c/d.png"],
+        patients=["p", "p", "ä"],
         classes=["normal", "edema"],
         groups=["CT lung", "CT lung"],
         task="binary",

@@ -54,6 +54,9 @@ class Discs:
     def sample_id(self, index: int) -> str:
         return f"{self.split}/{index}"
 
+    def sample_group(self, index: int) -> str:
+        return self.sample_id(index)
+
     def content(self) -> str:
         return f"{self.kind} {self.split}"
 
