@@ -45,9 +45,9 @@ def main(config: FinetuneConfig) -> None:
 
     # Data and folds
     if accelerator.is_main_process and config.data.phantoms:
-        from ols.phantoms.targets import write_target_phantoms
+        from ols.phantoms.targets import LesionConfig, write_lesion_phantoms
 
-        write_target_phantoms(Path(config.data.root).parent, seed=config.phantoms.seed)
+        write_lesion_phantoms(Path(config.data.root).parent, LesionConfig(seed=config.phantoms.seed))
     accelerator.wait_for_everyone()
     with one_line_errors(), accelerator.main_process_first():
         table, folds, config = divide(config, accelerator)
@@ -166,4 +166,4 @@ def report(config: FinetuneConfig, table: "Table", arms: dict[Path, "OutOfFold"]
 
 
 if __name__ == "__main__":
-    main(parse_config(CONFIGS / "finetune_quickstart.yaml", schema=FinetuneConfig))
+    main(parse_config(CONFIGS / "finetune" / "quickstart.yaml", schema=FinetuneConfig))

@@ -1,6 +1,7 @@
-"""Write phantom radiology in the on-disk form of RadImageNet, or draw a labelled sheet of it.
+"""Write phantom radiology in the on-disk form of RadImageNet, or draw a labelled sheet of it; or patients with lesions.
 
 python recipes/make_phantoms.py --root data/phantoms --num_train 10000 --contact_sheet phantoms.png
+python recipes/make_phantoms.py --kind lesions --root data/lesions --lesions.patients 240
 """
 
 from dataclasses import fields, replace
@@ -10,6 +11,7 @@ from jsonargparse import ArgumentParser
 from PIL import Image, ImageDraw, ImageFont
 
 from ols.phantoms import ANATOMIES, PHANTOM_CLASSES, PhantomConfig, render_phantoms, write_phantoms
+from ols.phantoms.targets import LesionConfig, write_lesion_phantoms
 
 TILE = 80  # pixels
 COLUMNS = 8
@@ -54,10 +56,23 @@ def main() -> None:
     parser.add_argument("--root", type=str | None, help="folder to write; nothing is written without it")
     parser.add_argument("--workers", type=int | None, help="processes; by default one per core")
     parser.add_argument("--contact_sheet", type=str | None, help="PNG file to draw a sample of every anatomy into")
+    parser.add_argument(
+        "--kind", choices=("classes", "lesions"), default="classes", help="lesions: a table of targets with masks"
+    )
     parser.add_class_arguments(PhantomConfig)
+    parser.add_class_arguments(LesionConfig, "lesions")
     arguments = parser.parse_args()
     if not arguments.root and not arguments.contact_sheet:
         parser.error("give --root, --contact_sheet or both")
+    if arguments.kind == "lesions":
+        if not arguments.root:
+            parser.error("--kind lesions needs --root")
+        try:
+            write_lesion_phantoms(arguments.root, LesionConfig(**arguments.lesions.as_dict()))
+        except ValueError as error:
+            parser.error(str(error))
+        print(f"{arguments.root}/targets.csv: {arguments.lesions.patients} patients")
+        return
     try:
         config = PhantomConfig(**{field.name: arguments[field.name] for field in fields(PhantomConfig)})
         if arguments.root:

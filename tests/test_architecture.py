@@ -65,8 +65,7 @@ MOST_IN_ROOT = 8  # modules
 HEAVY = ("torchmetrics", "torchvision", "timm", "accelerate", "tensorboard", "matplotlib", "sklearn")
 LIGHT = {
     "ols.losses": HEAVY,
-    "ols.config": HEAVY,
-    "ols.command_line": HEAVY,
+    "ols.command_line": HEAVY,  # with ols.config
     "ols.tasks": HEAVY,
     "ols.data": ("torch", "numpy", "PIL", *HEAVY),
     "ols.data.options": ("torch", "numpy", "PIL", *HEAVY),

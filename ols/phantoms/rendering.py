@@ -59,7 +59,7 @@ _DRAWS = {  # name -> shape of what an image draws before its noise; the order i
     "window": (2,),
 }
 _SPREAD = np.array([0.014, 0.014, 0.07, 0.07, 0.05, 0.025], np.float32)  # of x, y, rx, ry, angle, level at jitter 1
-_POLAR = (88, 64)  # depth and angle samples of the speckle
+POLAR = (88, 64)  # depth and angle samples of the speckle
 
 
 def _draw(seed: int, indices: NDArray[np.int64], noise_shape: tuple[int, ...]) -> dict[str, NDArray[np.float32]]:
@@ -75,7 +75,8 @@ def _draw(seed: int, indices: NDArray[np.int64], noise_shape: tuple[int, ...]) -
 
 
 @functools.cache
-def _grid(size: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def pixel_grid(size: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return x and y of each pixel, from -1 at the left and the top to 1, `[size, size]` each."""
     centres = ((np.arange(size) + 0.5) * 2 / size - 1).astype(np.float32)
     x, y = np.meshgrid(centres, centres)
     return x, y  # each [size, size]
@@ -98,7 +99,8 @@ def _matmul(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float3
     return np.concatenate([a @ b[..., i : i + step] for i in range(0, b.shape[-1], step)], axis=-1)
 
 
-def _smooth_field(knots: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+def smooth_field(knots: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """Return smooth random fields of unit variance from knots of white noise `[..., K, K]`, `[..., size, size]`."""
     bumps = _bumps(size, knots.shape[-1])
     return _matmul(bumps @ knots, bumps.T)  # [..., size, size]
 
@@ -137,9 +139,9 @@ def _coverage(
 
 def _pixel_coordinates(z: dict[str, NDArray[np.float32]], size: int, jitter: np.float32) -> NDArray[np.float32]:
     """Where each pixel lies in the anatomy: rotated, scaled, shifted and smoothly warped; x, y and 1, `[n, 3, P]`."""
-    x, y = _grid(size)
+    x, y = pixel_grid(size)
     coordinates = np.ones((len(z["view"]), 3, size, size), dtype=np.float32)
-    coordinates[:, :2] = 0.024 * jitter * _smooth_field(z["warp"], size)
+    coordinates[:, :2] = 0.024 * jitter * smooth_field(z["warp"], size)
     view = (jitter * z["view"])[:, :, None, None]
     scale = np.exp(0.05 * view[:, 1])
     c, s = np.cos(0.06 * view[:, 0]) * scale, np.sin(0.06 * view[:, 0]) * scale
@@ -202,7 +204,7 @@ def _padded_marks(lesion: str) -> NDArray[np.float32]:
 def _ct(image: NDArray[np.float32], z: dict[str, NDArray[np.float32]], config: PhantomConfig) -> NDArray[np.float32]:
     """A display window that differs a little from image to image, and quantum noise."""
     size = config.image_size
-    image *= 1 + 0.05 * _smooth_field(z["texture"], size)
+    image *= 1 + 0.05 * smooth_field(z["texture"], size)
     image += 0.035 * config.noise * z["noise"][:, 0]
     width = np.exp(0.08 * config.jitter * z["window"][:, 0])[:, None, None]
     centre = (0.5 + 0.025 * config.jitter * z["window"][:, 1])[:, None, None]
@@ -212,8 +214,8 @@ def _ct(image: NDArray[np.float32], z: dict[str, NDArray[np.float32]], config: P
 def _mr(image: NDArray[np.float32], z: dict[str, NDArray[np.float32]], config: PhantomConfig) -> NDArray[np.float32]:
     """The coil's bias field, tissue texture and Rician noise."""
     size = config.image_size
-    image *= 1 + 0.08 * _smooth_field(z["texture"], size)
-    image *= 0.92 * np.exp(0.16 * _smooth_field(z["bias"], size))
+    image *= 1 + 0.08 * smooth_field(z["texture"], size)
+    image *= 0.92 * np.exp(0.16 * smooth_field(z["bias"], size))
     noise = z["noise"] * np.float32(0.03 * config.noise)
     image += noise[:, 0]
     return np.hypot(image, noise[:, 1], out=image)
@@ -222,33 +224,35 @@ def _mr(image: NDArray[np.float32], z: dict[str, NDArray[np.float32]], config: P
 @functools.cache
 def _sector(size: int) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
     """Fan of the probe: mask, the four speckle samples around each pixel, their weights, and the gain over depth."""
-    x, y = _grid(size)
+    x, y = pixel_grid(size)
     depth, angle = np.hypot(x, y + 1.45), np.arctan2(x, y + 1.45)
     edge = 3 / size
     inside = [(depth - 0.50) / edge, (2.42 - depth) / edge, (0.62 - np.abs(angle)) * depth / edge]
     mask = np.clip(np.min(inside, axis=0), 0, 1)
-    row = np.clip((depth - 0.45) / 2.0, 0, 0.999) * (_POLAR[0] - 1)
-    column = np.clip((angle + 0.65) / 1.3, 0, 0.999) * (_POLAR[1] - 1)
+    row = np.clip((depth - 0.45) / 2.0, 0, 0.999) * (POLAR[0] - 1)
+    column = np.clip((angle + 0.65) / 1.3, 0, 0.999) * (POLAR[1] - 1)
     i, j, u, v = row.astype(int), column.astype(int), row % 1, column % 1
-    corners = np.stack([(i + a) * _POLAR[1] + j + b for a in (0, 1) for b in (0, 1)])
+    corners = np.stack([(i + a) * POLAR[1] + j + b for a in (0, 1) for b in (0, 1)])
     weights = np.stack([(u if a else 1 - u) * (v if b else 1 - v) for a in (0, 1) for b in (0, 1)])
     gain = np.exp(-0.42 * np.maximum(depth - 0.9, 0))
     return mask.astype(np.float32), corners, weights.astype(np.float32), gain.astype(np.float32)
 
 
-def _us(image: NDArray[np.float32], z: dict[str, NDArray[np.float32]], config: PhantomConfig) -> NDArray[np.float32]:
+def ultrasound(
+    image: NDArray[np.float32], z: dict[str, NDArray[np.float32]], config: PhantomConfig
+) -> NDArray[np.float32]:
     """Rayleigh speckle that widens with depth, attenuation, and the fan of the probe."""
     mask, corners, weights, gain = _sector(config.image_size)
     speckle = np.hypot(z["noise"][:, 0], z["noise"][:, 1]).reshape(len(image), -1)
     speckle = np.einsum("cnp,cp->np", np.stack([speckle[:, c.ravel()] for c in corners]), weights.reshape(4, -1))
     speckle = speckle.reshape(image.shape) / np.float32(np.sqrt(np.pi / 2))  # of mean one
-    image *= 1 + 0.12 * _smooth_field(z["texture"], config.image_size)
-    image *= np.exp(0.15 * _smooth_field(z["bias"], config.image_size))
+    image *= 1 + 0.12 * smooth_field(z["texture"], config.image_size)
+    image *= np.exp(0.15 * smooth_field(z["bias"], config.image_size))
     image *= (1 + 0.75 * config.noise * (speckle - 1)) * gain * mask
     return image + 0.02 * mask
 
 
-_MACHINES = {"CT": _ct, "MR": _mr, "US": _us}
+_MACHINES = {"CT": _ct, "MR": _mr, "US": ultrasound}
 _CHUNK_PIXELS = 16 * 64 * 64  # what one numpy call handles, so that its arrays stay in the cache
 
 
@@ -275,7 +279,7 @@ def render_phantoms(classes: ArrayLike, indices: ArrayLike, config: PhantomConfi
             at = positions[start : start + chunk]
             named = [PHANTOM_CLASSES[k] for k in classes[at]]
             modality = named[0].modality
-            z = _draw(config.seed, indices[at], (2, *_POLAR) if modality == "US" else (2, size, size))
+            z = _draw(config.seed, indices[at], (2, *POLAR) if modality == "US" else (2, size, size))
             image = _MACHINES[modality](_paint(anatomy, named, z, config), z, config)
             images[at] = np.clip(image * 255 + 0.5, 0, 255)
     return images

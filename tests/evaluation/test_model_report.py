@@ -123,9 +123,9 @@ def test_each_class_against_the_rest_is_what_scikit_learn_says(tmp_path):
     targets = torch.randint(0, 4, (300,), generator=generator)
     logits = torch.randn(300, 5, generator=generator) + 1.5 * F.one_hot(targets, 5)
     logits[:40, 3] = -torch.inf  # a masked class, the true one of some
-    names = list("abcde")
+    names, ids = list("abcde"), [str(i) for i in range(300)]
     predictions = Predictions(
-        logits, targets, torch.arange(300), [str(i) for i in range(300)], [str(i) for i in range(300)], names, ["CT"] * 5, "multiclass",
+        logits, targets, torch.arange(300), ids, ids, names, ["CT"] * 5, "multiclass",
         features=torch.randn(300, 4, generator=generator),
     )  # fmt: skip
     found = report_split(predictions, build_task("multiclass", names, ["CT"] * 5), 1.0)
