@@ -301,7 +301,8 @@ class FinetuneConfig(Config):
 
     Args:
         against: Another start, such as `none`, that is trained on the same folds and compared with `model.start`.
-        source: Configuration file of a run that `model.start` continues from: it is trained first, if it has not been.
+        source: Configuration file, in `recipes/configs`, of the run that is the start: it is trained first, if it has
+            not been.
     """
 
     against: str | None = None
@@ -314,8 +315,10 @@ class FinetuneConfig(Config):
                 parse_start(self.against)
             except ValueError as error:
                 raise ValueError(f"against: {error}") from error
-            if self.against == self.model.start:
+            if self.against == self.model.start and not self.source:
                 raise ValueError(f"against: {self.against} is what model.start is, too")
+        if self.source and self.model.start != "none":
+            raise ValueError(f"source: the run of {self.source} is the start; leave out model.start {self.model.start}")
 
     def of_fold(self, fold: int, start: str, run_dir: str) -> Config:
         """Return the configuration of the run on one fold.
