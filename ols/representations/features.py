@@ -74,6 +74,15 @@ def cached_features(
     return torch.stack(found)
 
 
+def weights_checksum(model: nn.Module) -> str:
+    """Return a checksum of a model's weights and buffers, whatever file they came from; BLAKE2b in hexadecimal."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, value in model.state_dict().items():
+        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 @torch.no_grad()
 def extract_features(model: nn.Module, loader: EvalLoader) -> Tensor:
     """Return what goes into the head for each image, `[N, D]` on the CPU, in the loader's order."""

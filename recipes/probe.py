@@ -1,0 +1,143 @@
+"""Ask what frozen features are worth: heads on them, fold by fold, chosen on validation and measured on test.
+
+python recipes/probe.py --config recipes/configs/probe/quickstart.yaml
+
+Features are computed once for each image (and for each of --views further, augmented ones) and kept with checksums.
+"""
+
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from ols.command_line import one_line_errors, parse_config
+from ols.config import FinetuneConfig
+from ols.data.sources.opening import find_form
+
+CONFIGS = Path(__file__).parent / "configs"
+
+
+@dataclass(frozen=True)
+class ProbeConfig(FinetuneConfig):
+    """Heads on frozen features of a table of targets.
+
+    Args:
+        heads: Which: ridge, logistic, knn, descent; by default all that take such targets.
+        shares: Parts of the training images, by whole patients, each a probe of its own.
+        views: Augmented views of each image that are trained on beside the plain one.
+    """
+
+    heads: list[str] | None = None
+    shares: list[float] = field(default_factory=lambda: [1.0])
+    views: int = 0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.views < 0:
+            raise ValueError(f"views must not be negative, got {self.views}")
+        if not self.shares or not all(0 < share <= 1 for share in self.shares):
+            raise ValueError(f"shares must lie in (0, 1], got {self.shares}")
+
+
+def main(config: ProbeConfig) -> None:
+    """Compute features, fit heads, and print what each is worth."""
+    with one_line_errors():
+        if find_form(config.data.root) != "table":
+            raise ValueError(f"data.root must be a .csv of targets, got {config.data.root}")
+        if config.split.file is None:
+            raise ValueError(f"split.file is missing: make folds of {config.data.root} with recipes/split.py")
+        if config.source or config.against:
+            raise ValueError("a probe is of one start: leave out source and against, and probe the other by itself")
+    # Imported here because it takes seconds: --help and a wrong key answer at once.
+    import numpy as np
+    import torch
+
+    from ols.data.loading import EvalLoader
+    from ols.data.sampling import EvalBatches
+    from ols.data.sources.opening import open_table
+    from ols.data.splits import load_folds
+    from ols.data.transforms import EvalTransform, Preprocessing, TrainTransform
+    from ols.files import write_record
+    from ols.metrics.measures import find_measure
+    from ols.representations.features import cached_features, weights_checksum
+    from ols.representations.probe_heads import HEADS_OF
+    from ols.representations.probing import probe_folds
+    from ols.runs.environment import available_cores, environment_record
+    from ols.runs.export import run_normalization
+    from ols.runs.run_model import build_run_model
+    from ols.tasks import build_task_for, find_task
+    from ols.training.machine import seed_everything
+
+    # Data and folds
+    threads = config.train.threads or available_cores()
+    torch.set_num_threads(threads)
+    kind = find_task(config.task).kind
+    with one_line_errors():
+        if kind not in HEADS_OF:
+            raise ValueError(f"heads on pooled features do not fit a {config.task} task")
+        heads = HEADS_OF[kind]
+        if unknown := set(config.heads or []) - heads.keys():
+            raise ValueError(f"heads: no {', '.join(sorted(unknown))} for a {config.task} task; {', '.join(heads)} fit")
+        table = open_table(config.data, kind=kind, in_chans=config.data.in_chans)
+        folds = load_folds(Path(config.split.file)).aligned_with(table)
+        mean, std = run_normalization(config)
+        config = replace(config, data=config.data.with_normalization(mean, std))
+    numbers = range(len(folds.folds)) if config.split.fold == "all" else [config.split.fold]
+
+    # Features, once
+    seed_everything(config.seed)
+    preprocessing, everything = Preprocessing.from_options(config.data), np.arange(len(table))
+    plain = EvalTransform(preprocessing)
+    task = build_task_for(config.task, table, everything, positive=config.positive)
+    some = EvalLoader(table, plain, EvalBatches(everything[:32], batch_size=32))
+    with one_line_errors():
+        model, lines = build_run_model(config, task, images=lambda: some.first_images(32))
+    print("\n".join(lines))
+    flip = config.data.horizontal_flip
+    views = [TrainTransform(preprocessing, seed=seed, horizontal_flip=flip) for seed in range(config.views)]
+    folder = Path(config.run_dir)
+    features = cached_features(
+        folder / "features",
+        model,
+        table,
+        [plain, *views],
+        weights=weights_checksum(model),
+        workers=config.data.workers or 0,
+    )
+    print(f"features {list(features.shape)}: views, images, numbers")
+
+    # Heads: chosen on validation within each fold, measured on test
+    measure, rows = task.selects[0], []
+    text = find_measure(measure).text
+    for share in config.shares:
+        pools = [folds.pools(number, share=share) for number in numbers]
+        for name in config.heads or heads:
+            with one_line_errors():
+                found = probe_folds(heads[name], features, table, pools, config.task, positive=config.positive)
+            value, low, high = found.chosen.interval()
+            by_fold = found.chosen.by_fold()
+            rows.append(
+                {
+                    "head": name,
+                    "share": share,
+                    "value": value,
+                    "low": low,
+                    "high": high,
+                    "by_fold": by_fold,
+                    heads[name].chooses: found.settings,
+                    "mean_of_all_cells": found.mean_of_all,
+                    "sd_of_all_cells": found.sd_of_all,
+                    "chosen_on_test_instead": found.chosen_on_test,
+                }
+            )
+            print(
+                f"{share:4.0%}  {name:9}  {measure} {text(value)} ({text(low)} to {text(high)} over patients), mean of "
+                f"folds {text(float(np.mean(by_fold)))}; all {found.test.size} cells {text(found.mean_of_all)} +- "
+                f"{text(found.sd_of_all)}; chosen on test it would seem {text(found.chosen_on_test)}"
+            )
+    conditions = environment_record(torch.device("cpu"), 1, threads)
+    record = {"measure": measure, "rows": rows, "config": asdict(config), "conditions": conditions}
+    write_record(folder / "probe.json", record)
+    print(folder / "probe.json")
+
+
+if __name__ == "__main__":
+    main(parse_config(CONFIGS / "probe" / "quickstart.yaml", schema=ProbeConfig))
