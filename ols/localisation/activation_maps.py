@@ -67,6 +67,7 @@ def activation_maps(
     *,
     kind: str = "grad_cam",
     layer: str | None = None,
+    side: Tensor | None = None,
 ) -> ActivationMaps:
     """Show where the evidence for a class is, for a batch of images at once.
 
@@ -79,6 +80,7 @@ def activation_maps(
         classes: Class whose logit is explained, of each image, int64 `[B]`; by default the one with the largest logit.
         kind: A key of `KINDS`.
         layer: Name of the layer whose output is the feature map; by default `last_feature_layer`.
+        side: What the head takes beside the images `[B, S]`, where it does.
 
     Raises:
         ValueError: There is no such kind, layer or class, the layer gives no feature map `[B, C, h, w]`, is used more
@@ -91,6 +93,7 @@ def activation_maps(
         module = model.get_submodule(layer)
     except AttributeError:
         raise ValueError(f"{type(model).__name__} has no layer {layer!r}") from None
+    beside = {} if side is None else {"side": side}
     taken: list[Tensor] = []
 
     def take(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
@@ -107,7 +110,7 @@ def activation_maps(
         handle = module.register_forward_hook(take)
         try:
             with torch.no_grad():
-                logits = model(images.clone() if images.is_inference() else images)
+                logits = model(images.clone() if images.is_inference() else images, **beside)
         finally:
             handle.remove()
         classes = check_classes(logits, classes)

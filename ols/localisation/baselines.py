@@ -24,8 +24,9 @@ def centre_prior(size: tuple[int, int]) -> Tensor:
 def random_maps(indices: ArrayLike, cells: tuple[int, int], size: tuple[int, int], *, seed: int = 0) -> Tensor:
     """Return maps of uniform noise, as coarse as a feature map and enlarged like one; float32 `[B, H, W]`.
 
-    Enlarging draws what lies between cells towards the mean, so that the largest values of any coarse map lie at the
-    border a little more often than elsewhere.
+    Between the centres of its cells a map is drawn towards the mean, and beyond the outer ones it is not: the coarser
+    a map, the more often its largest values lie at the border. This one shares that with the map that it is beside, so
+    that it may hit less than the lesion's share of the image.
 
     Args:
         indices: Number of each image `[B]`: with the seed, the key of its map.
@@ -38,7 +39,9 @@ def random_maps(indices: ArrayLike, cells: tuple[int, int], size: tuple[int, int
     return enlarge(torch.from_numpy(noise).float(), size)
 
 
-def input_gradient(model: nn.Module, images: Tensor, classes: Tensor | None = None) -> Tensor:
+def input_gradient(
+    model: nn.Module, images: Tensor, classes: Tensor | None = None, *, side: Tensor | None = None
+) -> Tensor:
     """Return the size of the gradient of a logit by each pixel, the largest of its channels (Simonyan et al. 2014).
 
     The model is left as it was.
@@ -47,6 +50,7 @@ def input_gradient(model: nn.Module, images: Tensor, classes: Tensor | None = No
         model: From images to logits `[B, K]`.
         images: As the model expects them `[B, C, H, W]`.
         classes: Class of the logit, of each image, int64 `[B]`; by default the one with the largest.
+        side: What the head takes beside the images `[B, S]`, where it does.
 
     Returns:
         `[B, H, W]`, >= 0.
@@ -56,6 +60,6 @@ def input_gradient(model: nn.Module, images: Tensor, classes: Tensor | None = No
     """
     with in_eval_mode(model), torch.inference_mode(False), torch.enable_grad():
         pixels = images.detach().clone().requires_grad_()
-        logits = model(pixels)
+        logits = model(pixels, **({} if side is None else {"side": side}))
         (gradients,) = torch.autograd.grad(chosen_logits(logits, check_classes(logits, classes)).sum(), pixels)
     return gradients.abs().amax(dim=1)
