@@ -51,8 +51,8 @@ def parse_options(argv: Sequence[str] | None = None) -> Namespace:
     if options.threshold is not None and not 0 < options.threshold <= 1:
         parser.error(f"--threshold must lie in (0, 1], got {options.threshold}")
     names = [Path(run).resolve().name for run in options.runs]
-    if options.output and len(set(names)) < len(names):
-        parser.error(f"--output needs runs of different names, got {', '.join(names)}")
+    if len(set(names)) < len(names):
+        parser.error(f"several runs need different names, got {', '.join(names)}")
     return options
 
 
@@ -74,7 +74,7 @@ def main(options: Namespace) -> None:
     from ols.localisation.regions import Boxes, MaskFiles, marked_images
     from ols.localisation.report import LocalisationReport, image_rows, summary_table, write_report
     from ols.localisation.scores import THRESHOLDS
-    from ols.localisation.summary import choose_thresholds, scores_at, summarise
+    from ols.localisation.summary import ahead_of, choose_thresholds, scores_at, summarise
     from ols.runs.environment import available_cores, environment_record
     from ols.runs.trained_model import find_trained
     from ols.tasks import build_task, find_task
@@ -83,7 +83,11 @@ def main(options: Namespace) -> None:
     accelerator = build_accelerator(TrainConfig(device=options.device))
     threads = options.threads or available_cores()
     torch.set_num_threads(threads)
+    with one_line_errors():
+        if accelerator.num_processes > 1:
+            raise ValueError(f"one process looks into a model, {accelerator.num_processes} were launched")
     environment = environment_record(accelerator.device, 1, threads)
+    before: dict[str, tuple[list[str], dict[str, np.ndarray]]] = {}  # images and scores of the runs that are done
     for run in map(Path, options.runs):
         with one_line_errors():
             # Open model, data and masks
@@ -112,6 +116,10 @@ def main(options: Namespace) -> None:
             marked = marked_images(regions, sources, data.pools)
             if not len(marked[options.split]):
                 raise ValueError(f"no image of {options.split} is marked: there is nothing to hit")
+            classes = {
+                split: explained_classes(options.explain, task.kind, task.classes, of_split.targets)
+                for split, of_split in data.sources.items()
+            }
             model = trained.load(task.classes).to(accelerator.device)
             layer = options.layer or last_feature_layer(model)
 
@@ -133,7 +141,7 @@ def main(options: Namespace) -> None:
                     model,
                     loaders[split],
                     regions,
-                    classes=explained_classes(options.explain, task.kind, task.classes, sources[split].targets),
+                    classes=classes[split],
                     kind=options.kind,
                     layer=layer,
                     thresholds=THRESHOLDS if options.threshold is None else (options.threshold,),
@@ -153,6 +161,8 @@ def main(options: Namespace) -> None:
             scores = scores_at(shown, thresholds)
             right = answered_right(task.kind, shown.logits, shown.targets, shown.classes)
             patients = np.array([source.sample_group(index) for index in shown.indices.tolist()])
+            names = [source.sample_id(index) for index in shown.indices.tolist()]
+            own = scores[options.kind]
             report = LocalisationReport(
                 name=trained.name,
                 split=options.split,
@@ -168,6 +178,11 @@ def main(options: Namespace) -> None:
                     "right": summarise(scores, chosen=right == 1, patients=patients),
                     "wrong": summarise(scores, chosen=right == 0, patients=patients),
                 },
+                ahead={
+                    name: ahead_of(own, other, patients=patients)
+                    for name, (images, other) in before.items()
+                    if images == names
+                },
                 conditions={
                     **environment,
                     "data": str(root),
@@ -180,7 +195,6 @@ def main(options: Namespace) -> None:
             folder = trained.output / "localisation"
             if options.output:
                 folder = Path(options.output, *([trained.name] if len(options.runs) > 1 else []))
-            names = [source.sample_id(index) for index in shown.indices.tolist()]
             rows = image_rows(
                 scores,
                 {
@@ -191,11 +205,14 @@ def main(options: Namespace) -> None:
                     "lesion_area": shown.areas.tolist(),
                 },
             )
-            chosen = best_median_worst(scores[options.kind]["dice_own_area"])
+            chosen = best_median_worst(own["dice_own_area"])
             figure = draw_overlays(read_overlays(loaders[options.split], regions, shown, chosen), title=trained.name)
             write_report(folder, report, rows, figure)
+        before[trained.name] = names, own
         print(f"{run}: {len(rows):,} marked images of {options.split}. {chosen_on}")
         print(summary_table(report.groups["all"].maps))
+        if report.ahead:
+            print(summary_table(report.ahead, prefix="ahead of "))
         print(f"{folder / 'localisation.md'}")
     accelerator.end_training()
 

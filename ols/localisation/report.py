@@ -48,6 +48,7 @@ class LocalisationReport:
         lesion_area: Mean share of the image that a lesion covers.
         out_of_view: Images whose lesion is out of the crop that the model sees: they have no score.
         groups: Scores of all images, and of those that are predicted right or wrong.
+        ahead: By how much the map is ahead of another model's on the same images, by the model's name and by measure.
         conditions: Versions, device, date, commit, and the like.
     """
 
@@ -61,6 +62,7 @@ class LocalisationReport:
     lesion_area: float
     out_of_view: int
     groups: dict[str, Group]
+    ahead: dict[str, dict[str, Estimate]]
     conditions: dict[str, Any]
 
 
@@ -105,6 +107,8 @@ def render_markdown(report: LocalisationReport) -> str:
         if group.images:
             tables = [summary_table(group.maps), summary_table(group.ahead, prefix="ahead of ")]
             parts += [f"## {_heading(name)}: {group.images:,} images", *tables]
+    if report.ahead:
+        parts += ["## Beside other models", summary_table(report.ahead, prefix="ahead of ")]
     parts += [
         f"Means with 95 % intervals that draw patients anew; *ahead of* is by how much {LABELS[own]} is ahead on the "
         "same images. A map that says nothing has the lesion's share of the image as its Dice at own area, pointing "
@@ -121,7 +125,7 @@ def render_markdown(report: LocalisationReport) -> str:
 def summary_table(columns: Mapping[str, Mapping[str, Estimate]], *, prefix: str = "") -> str:
     """Return estimates as a Markdown table: a row for each measure, a column for each map."""
     measures = [measure for measure in MEASURES if any(measure in column for column in columns.values())]
-    rows = [["", *(f"{prefix}{LABELS[name]}" for name in columns)], ["---"] * (1 + len(columns))]
+    rows = [["", *(f"{prefix}{LABELS.get(name, name)}" for name in columns)], ["---"] * (1 + len(columns))]
     rows += [[LABELS[m], *(_text(column.get(m)) for column in columns.values())] for m in measures]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 

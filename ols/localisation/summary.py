@@ -112,6 +112,38 @@ def summarise(
     )
 
 
+def ahead_of(
+    scores: Mapping[str, NDArray],
+    other: Mapping[str, NDArray],
+    *,
+    patients: ArrayLike | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Estimate]:
+    """Return by how much the map of one model is ahead of that of another on the same images, by measure.
+
+    Args:
+        scores: By measure, float64 `[N]`.
+        other: Of the other model, in the same order; measures that it lacks are left out.
+        patients: Patient of each image `[N]`; by default each image is of one of its own.
+        resamples: Number of resamples.
+        seed: Of the draws.
+
+    Raises:
+        ValueError: The images are not as many.
+    """
+    measures = [measure for measure in scores if measure in other]
+    if any(scores[measure].shape != other[measure].shape for measure in measures):
+        raise ValueError("expected the scores of the same images of both models")
+    differences = np.stack([scores[measure] - other[measure] for measure in measures], axis=1)
+    usable = ~np.isnan(differences).any(axis=1)
+    clusters = None if patients is None else np.asarray(patients)[usable]
+    num_patients = int(usable.sum()) if clusters is None else len(np.unique(clusters))
+    floors = np.full(len(measures), -1.0)
+    found = _estimate(differences[usable], floors, num_patients, clusters, resamples, seed)
+    return dict(zip(measures, found, strict=True))
+
+
 def _estimate(
     values: NDArray, floors: NDArray, num_patients: int, clusters: NDArray | None, resamples: int, seed: int
 ) -> list[Estimate]:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import shutil
 from contextlib import contextmanager, redirect_stderr
 
 import numpy as np
@@ -66,10 +67,10 @@ def folder(tmp_path_factory):
     return root
 
 
-def _localise(folder, *options: str) -> None:
+def _localise(folder, *options: str, also=()) -> None:
     for state in (AcceleratorState, PartialState, GradientState):
         state._reset_state()  # what other tests of this process did with Accelerate
-    arguments = [folder / "net", f"--data.root={folder / 'set'}", "--device=cpu", "--threads=1", *options]
+    arguments = [folder / "net", *also, f"--data.root={folder / 'set'}", "--device=cpu", "--threads=1", *options]
     localise.main(localise.parse_options(list(map(str, arguments))))
 
 
@@ -97,11 +98,16 @@ def test_table_summary_and_page_are_of_the_same_images(folder, tmp_path, capsys)
     assert "7 marked images of test" in capsys.readouterr().out
 
 
-def test_masks_of_files_and_their_boxes_are_scored_the_same(folder, tmp_path):
-    for name, options in (("boxes", []), ("masks", ["--mask_column=lesion"])):
-        _localise(folder, f"--{name}={folder / name}.csv", f"--output={tmp_path / name}", "--threshold=0.5", *options)
-    tables = [(tmp_path / name / "localisation.csv").read_text() for name in ("boxes", "masks")]
-    assert tables[0] == tables[1]
+def test_masks_of_files_and_their_boxes_are_scored_the_same_and_models_are_compared(folder, tmp_path):
+    again = shutil.copytree(folder / "net", tmp_path / "again")
+    options = ["--threshold=0.5", "--mask_column=lesion", f"--output={tmp_path / 'masks'}"]
+    _localise(folder, f"--masks={folder / 'masks.csv'}", *options, also=[again])
+    _localise(folder, f"--boxes={folder / 'boxes.csv'}", f"--output={tmp_path / 'boxes'}", "--threshold=0.5")
+    tables = [(tmp_path / place / "localisation.csv").read_text() for place in ("masks/net", "masks/again", "boxes")]
+    assert tables[0] == tables[1] == tables[2]
+    report = json.loads((tmp_path / "masks" / "again" / "localisation.json").read_text())
+    assert set(report["ahead"]) == {"net"}
+    assert {estimate["mean"] for estimate in report["ahead"]["net"].values()} == {0}
 
 
 def test_what_is_wrong_is_named_on_one_line(folder, tmp_path, capsys):

@@ -11,7 +11,7 @@ from ols.data.sampling import EvalBatches
 from ols.data.transforms import EvalTransform, Preprocessing
 from ols.localisation.measurement import BASELINES, localise
 from ols.localisation.regions import Boxes
-from ols.localisation.summary import choose_thresholds, scores_at, summarise
+from ols.localisation.summary import ahead_of, choose_thresholds, scores_at, summarise
 
 PLACES = [(14, 10), (20, 22), (12, 30), (24, 18), (2, 5)]  # of lesions, from the left and from the top
 
@@ -144,3 +144,16 @@ def test_an_interval_stays_where_scores_can_be_and_is_not_drawn_where_nothing_is
     assert ahead.low < 0 == ahead.mean < ahead.high
     few = summarise({"grad_cam": {"energy": hits}}, patients=np.arange(12) % 4).maps["grad_cam"]["energy"]
     assert np.isnan([few.low, few.high]).all()
+
+
+def test_a_model_is_ahead_of_another_by_the_mean_difference_on_the_same_images():
+    rng = np.random.default_rng(0)
+    first, second = ({"energy": rng.random(30), "dice": rng.random(30)} for _ in range(2))
+    first["energy"][4] = np.nan
+    found = ahead_of(first, {"energy": second["energy"]}, patients=np.arange(30) // 2)
+    assert list(found) == ["energy"]
+    gaps = np.delete(first["energy"] - second["energy"], 4)
+    assert found["energy"].mean == pytest.approx(gaps.mean())
+    assert found["energy"].low < gaps.mean() < found["energy"].high
+    with pytest.raises(ValueError, match="the same images of both models"):
+        ahead_of(first, {"energy": np.zeros(3)})
