@@ -154,7 +154,7 @@ def main(options: Namespace) -> None:
                 chosen_on = "The threshold was given."
             elif "val" in found:
                 thresholds = choose_thresholds(found["val"])
-                chosen_on = f"Thresholds were chosen on {len(marked['val']):,} images of val."
+                chosen_on = f"Thresholds were chosen on {len(found['val'].indices):,} images of val."
             else:
                 thresholds = {}
                 chosen_on = "No image of val is marked: nothing is measured at a threshold; --threshold gives one."
@@ -172,6 +172,7 @@ def main(options: Namespace) -> None:
                 thresholds=thresholds,
                 chosen_on=chosen_on,
                 lesion_area=float(shown.areas[shown.areas > 0].mean()),
+                empty=shown.empty,
                 out_of_view=int((shown.areas == 0).sum()),
                 groups={
                     "all": summarise(scores, patients=patients),

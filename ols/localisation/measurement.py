@@ -32,6 +32,7 @@ class Localised:
         classes: Class whose evidence was looked for, int64 `[N]`.
         maps: Activation maps as large as the feature map `[N, h, w]`, on the CPU.
         areas: Share of the image, as the model sees it, that the lesion covers `[N]`; 0 where it was cut off.
+        empty: Images whose mask is empty: they are none of these.
         thresholds: Shares of a map's maximum `[T]`.
         scores: By name of a map (the activation map first, then `BASELINES`) and of a measure: float64 `[N]`, of
             `CURVES` `[N, T]`; NaN where the lesion was cut off.
@@ -43,6 +44,7 @@ class Localised:
     classes: NDArray
     maps: Tensor
     areas: NDArray
+    empty: int
     thresholds: tuple[float, ...]
     scores: dict[str, dict[str, NDArray]]
 
@@ -78,8 +80,14 @@ def localise(
         raise ValueError("a pack has other pixels than were marked: name the data set that it was made of")
     parts: list[dict[str, Tensor]] = []
     scores: dict[str, dict[str, list[Tensor]]] = {name: {} for name in (kind, *BASELINES)}
-    for batch in loader:
-        images, indices = batch["image"], batch["index"]
+    empty = 0
+    for whole_batch in loader:
+        masks, marked = read_masks(loader, regions, whole_batch["index"].tolist())
+        empty += int((~marked).sum())
+        if not marked.any():
+            continue
+        batch = {name: values[marked.to(values.device)] for name, values in whole_batch.items()}
+        images, indices, masks = batch["image"], batch["index"], masks[marked]
         chosen = None if classes is None else torch.from_numpy(classes[indices.numpy()])
         found = activation_maps(model, images, chosen, kind=kind, layer=layer, **beside(batch))
         size = (images.shape[2], images.shape[3])
@@ -89,7 +97,6 @@ def localise(
             RANDOM: random_maps(indices.numpy(), (found.maps.shape[1], found.maps.shape[2]), size, seed=seed),
             GRADIENT: input_gradient(model, images, found.classes, **beside(batch)).cpu(),
         }
-        masks = read_masks(loader, regions, indices.tolist())
         for name, values in maps.items():
             for measure, score in _score(values, masks, thresholds).items():
                 scores[name].setdefault(measure, []).append(score)
@@ -104,7 +111,7 @@ def localise(
             }
         )
     if not parts:
-        raise ValueError("no image is marked: there is nothing to hit")
+        raise ValueError(f"none of the {empty} masks has a lesion: there is nothing to hit")
     whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     if not (whole["area"] > 0).any():
         raise ValueError(f"the crop that the model sees has none of the {len(whole['area'])} marked lesions in it")
@@ -115,6 +122,7 @@ def localise(
         classes=whole["class"].numpy(),
         maps=whole["map"],
         areas=whole["area"].numpy(),
+        empty=empty,
         thresholds=tuple(thresholds),
         scores={
             name: {measure: torch.cat(values).numpy() for measure, values in of_map.items()}
@@ -123,15 +131,16 @@ def localise(
     )
 
 
-def read_masks(loader: EvalLoader, regions: Regions, indices: list[int]) -> Tensor:
-    """Return the masks of images as the model sees them, bool `[B, H, W]`."""
+def read_masks(loader: EvalLoader, regions: Regions, indices: list[int]) -> tuple[Tensor, Tensor]:
+    """Return masks as the model sees their images, bool `[B, H, W]`, and whether there was a lesion at all, `[B]`."""
     source, transform = loader.source, EvalTransform(loader.preprocessing)
     draws = transform.draw(np.zeros(len(indices), np.int64), np.array(indices, np.int64))
-    masks = []
+    masks, marked = [], []
     for index, draw in zip(indices, draws, strict=True):
         mask = regions.mask(source.sample_id(index), source.read(index).size)
+        marked.append(mask.getbbox() is not None)
         masks.append(transform(mask, draw, resample=NEAREST)[0] > 0)
-    return torch.from_numpy(np.stack(masks))
+    return torch.from_numpy(np.stack(masks)), torch.tensor(marked)
 
 
 def _score(maps: Tensor, masks: Tensor, thresholds: tuple[float, ...]) -> dict[str, Tensor]:

@@ -65,7 +65,7 @@ def read_overlays(
     rows: dict[str, list[Overlay]] = {}
     for name, positions in chosen.items():
         indices = found.indices[list(positions)]
-        masks = read_masks(loader, regions, indices.tolist()).numpy()
+        masks = read_masks(loader, regions, indices.tolist())[0].numpy()
         draws = transform.draw(np.zeros(len(indices), np.int64), indices)
         rows[name] = []
         for mask, draw, index, position in zip(masks, draws, indices.tolist(), positions, strict=True):

@@ -58,6 +58,8 @@ class Box(NamedTuple):
 class Boxes:
     """Boxes of a CSV; a mask is where the centre of a pixel lies in one of its image's boxes.
 
+    Several rows of one image are several boxes; a row with four empty cells has none.
+
     Args:
         path: A CSV with `filename`, relative to the data set's folder, and `x0, y0, x1, y1` or `x, y, width, height`.
         findings: Take those alone whose column `finding` is one of these; by default all.
@@ -74,8 +76,9 @@ class Boxes:
         for row in read_csv(path, ["filename", *(["finding"] if findings else [])]):
             seen.add(row.cells.get("finding", ""))
             if not findings or row.cells["finding"] in findings:
-                name = image_name(path, row.line, row.cells["filename"])
-                self.boxes.setdefault(name, []).append(_box(path, row))
+                name, box = image_name(path, row.line, row.cells["filename"]), _box(path, row)
+                if box is not None:
+                    self.boxes.setdefault(name, []).append(box)
         unknown = sorted(set(findings) - seen)
         if unknown:
             raise ValueError(f"{path} has no finding {unknown[0]!r}; it has {', '.join(sorted(seen)) or 'no boxes'}")
@@ -193,7 +196,7 @@ def marked_images(
     return found
 
 
-def _box(path: Path, row: CsvRow) -> Box:
+def _box(path: Path, row: CsvRow) -> Box | None:
     where = f"{path}, line {row.line}"
     columns = next((names for names in (CORNERS, SIZES) if set(names) <= row.cells.keys()), None)
     if columns is None:
@@ -201,6 +204,8 @@ def _box(path: Path, row: CsvRow) -> Box:
             f"{path}, line 1: expected the columns {', '.join(CORNERS)} or {', '.join(SIZES)}; the header has "
             f"{', '.join(row.cells)}"
         )
+    if not any(row.cells[column] for column in columns):
+        return None
     left, top, right, bottom = (_number(row.cells[column], column, where) for column in columns)
     if columns == SIZES:
         right, bottom = left + right, top + bottom

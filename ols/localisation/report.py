@@ -46,6 +46,7 @@ class LocalisationReport:
         thresholds: By map, a share of its maximum.
         chosen_on: Where the thresholds are from.
         lesion_area: Mean share of the image that a lesion covers.
+        empty: Images whose mask is empty: they have no score.
         out_of_view: Images whose lesion is out of the crop that the model sees: they have no score.
         groups: Scores of all images, and of those that are predicted right or wrong.
         ahead: By how much the map is ahead of another model's on the same images, by the model's name and by measure.
@@ -60,6 +61,7 @@ class LocalisationReport:
     thresholds: dict[str, float]
     chosen_on: str
     lesion_area: float
+    empty: int
     out_of_view: int
     groups: dict[str, Group]
     ahead: dict[str, dict[str, Estimate]]
@@ -99,6 +101,8 @@ def render_markdown(report: LocalisationReport) -> str:
         f"{report.lesion_area:.1%} of the image on average. "
         f"{report.chosen_on}",
     ]
+    if report.empty:
+        parts.append(f"{report.empty:,} more have an empty mask, and no score.")
     if report.out_of_view:
         parts.append(
             f"{report.out_of_view:,} more have their lesion out of the crop that the model sees, and no score."

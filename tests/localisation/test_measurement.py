@@ -88,6 +88,19 @@ def test_boxes_go_through_the_resizing_and_the_crop_of_their_images(boxes):
         assert (int(columns.min()), int(rows.min())) == (x - 5, y - 10)
 
 
+def test_an_image_with_an_empty_mask_is_counted_and_has_no_part(boxes, monkeypatch):
+    expected, mask = _localise(boxes, LESION), boxes.mask
+    monkeypatch.setattr(boxes, "mask", lambda name, size: Image.new("L", size) if name == "1.png" else mask(name, size))
+    found = _localise(boxes, LESION)
+    assert (found.empty, expected.empty, found.indices.tolist()) == (1, 0, [0, 2, 3, 4])
+    for name, of_map in found.scores.items():
+        for measure, values in of_map.items():
+            np.testing.assert_array_equal(values, expected.scores[name][measure][[0, 2, 3, 4]])
+    monkeypatch.setattr(boxes, "mask", lambda name, size: Image.new("L", size))
+    with pytest.raises(ValueError, match="none of the 5 masks has a lesion"):
+        _localise(boxes, LESION)
+
+
 def test_the_class_is_the_one_asked_for_or_else_the_predicted_one(boxes):
     assert _localise(boxes, LESION).classes.tolist() == [1, 1, 1, 1, 0]  # of equal logits the first
     assert _localise(boxes, LESION, classes=_Images.targets).classes.tolist() == [1, 0, 1, 1, 1]

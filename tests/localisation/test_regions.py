@@ -33,6 +33,8 @@ def test_corners_and_sizes_are_the_same_boxes(write):
     sizes = Boxes(write("x,y,filename,width,height", "1,2,a.png,3,5", "0,0,./a.png,1.5,1"))
     assert [box[:4] for box in corners.boxes["a.png"]] == [(1, 2, 4, 7), (0, 0, 1.5, 1)]
     assert corners.boxes == sizes.boxes
+    table = Boxes(write("filename,x0,y0,x1,y1", "b.png,,,,", "a.png,1,2,4,7"))  # of targets, with healthy images
+    assert table.names() == ["a.png"]
 
 
 def test_a_mask_is_where_the_centres_of_pixels_lie_in_a_box(write):
