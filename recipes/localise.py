@@ -174,6 +174,7 @@ def main(options: Namespace) -> None:
                 lesion_area=float(shown.areas[shown.areas > 0].mean()),
                 empty=shown.empty,
                 out_of_view=int((shown.areas == 0).sum()),
+                blank=int((shown.maps.amax(dim=(1, 2)) == 0).sum()),
                 groups={
                     "all": summarise(scores, patients=patients),
                     "right": summarise(scores, chosen=right == 1, patients=patients),

@@ -48,6 +48,7 @@ class LocalisationReport:
         lesion_area: Mean share of the image that a lesion covers.
         empty: Images whose mask is empty: they have no score.
         out_of_view: Images whose lesion is out of the crop that the model sees: they have no score.
+        blank: Images whose activation map is 0 everywhere, as all speaks against the class; they score as such.
         groups: Scores of all images, and of those that are predicted right or wrong.
         ahead: By how much the map is ahead of another model's on the same images, by the model's name and by measure.
         conditions: Versions, device, date, commit, and the like.
@@ -63,6 +64,7 @@ class LocalisationReport:
     lesion_area: float
     empty: int
     out_of_view: int
+    blank: int
     groups: dict[str, Group]
     ahead: dict[str, dict[str, Estimate]]
     conditions: dict[str, Any]
@@ -101,12 +103,12 @@ def render_markdown(report: LocalisationReport) -> str:
         f"{report.lesion_area:.1%} of the image on average. "
         f"{report.chosen_on}",
     ]
-    if report.empty:
-        parts.append(f"{report.empty:,} more have an empty mask, and no score.")
-    if report.out_of_view:
-        parts.append(
-            f"{report.out_of_view:,} more have their lesion out of the crop that the model sees, and no score."
-        )
+    notes = {
+        "more have an empty mask, and no score.": report.empty,
+        "more have their lesion out of the crop that the model sees, and no score.": report.out_of_view,
+        "maps are 0 everywhere: all speaks against the class.": report.blank,
+    }
+    parts += [f"{count:,} {note}" for note, count in notes.items() if count]
     for name, group in report.groups.items():
         if group.images:
             tables = [summary_table(group.maps), summary_table(group.ahead, prefix="ahead of ")]
