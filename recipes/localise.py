@@ -72,9 +72,9 @@ def main(options: Namespace) -> None:
     from ols.localisation.overlays import best_median_worst, draw_overlays, read_overlays
     from ols.localisation.questions import answered_right, explained_classes
     from ols.localisation.regions import Boxes, MaskFiles, marked_images
-    from ols.localisation.report import LocalisationReport, image_rows, summary_table, write_report
+    from ols.localisation.report import build_report, image_rows, summary_table, write_report
     from ols.localisation.scores import THRESHOLDS
-    from ols.localisation.summary import ahead_of, choose_thresholds, scores_at, summarise
+    from ols.localisation.summary import ahead_of, choose_thresholds, scores_at
     from ols.runs.environment import available_cores, environment_record
     from ols.runs.trained_model import find_trained
     from ols.tasks import build_task, find_task
@@ -160,26 +160,20 @@ def main(options: Namespace) -> None:
                 chosen_on = "No image of val is marked: nothing is measured at a threshold; --threshold gives one."
             scores = scores_at(shown, thresholds)
             right = answered_right(task.kind, shown.logits, shown.targets, shown.classes)
-            patients = np.array([source.sample_group(index) for index in shown.indices.tolist()])
+            patients = [source.sample_group(index) for index in shown.indices.tolist()]
             names = [source.sample_id(index) for index in shown.indices.tolist()]
             own = scores[options.kind]
-            report = LocalisationReport(
+            report = build_report(
+                shown,
+                scores,
+                right=right,
+                patients=patients,
                 name=trained.name,
                 split=options.split,
                 explained=options.explain,
                 layer=layer,
-                feature_map=(shown.maps.shape[1], shown.maps.shape[2]),
                 thresholds=thresholds,
                 chosen_on=chosen_on,
-                lesion_area=float(shown.areas[shown.areas > 0].mean()),
-                empty=shown.empty,
-                out_of_view=int((shown.areas == 0).sum()),
-                blank=int((shown.maps.amax(dim=(1, 2)) == 0).sum()),
-                groups={
-                    "all": summarise(scores, patients=patients),
-                    "right": summarise(scores, chosen=right == 1, patients=patients),
-                    "wrong": summarise(scores, chosen=right == 0, patients=patients),
-                },
                 ahead={
                     name: ahead_of(own, other, patients=patients)
                     for name, (images, other) in before.items()
@@ -201,7 +195,7 @@ def main(options: Namespace) -> None:
                 scores,
                 {
                     "filename": names,
-                    "patient": patients.tolist(),
+                    "patient": patients,
                     "explained": [task.classes[number] for number in shown.classes],
                     "right": ["" if np.isnan(value) else int(value) for value in right],
                     "lesion_area": shown.areas.tolist(),

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ols.files import write_file, written_aside
-from ols.localisation.measurement import CENTRE, GRADIENT, MEASURES, RANDOM
-from ols.localisation.summary import Estimate, Group
+from ols.localisation.measurement import CENTRE, GRADIENT, MEASURES, RANDOM, Localised
+from ols.localisation.summary import Estimate, Group, summarise
 
 FORMAT = 1
 LABELS = {
@@ -68,6 +68,35 @@ class LocalisationReport:
     groups: dict[str, Group]
     ahead: dict[str, dict[str, Estimate]]
     conditions: dict[str, Any]
+
+
+def build_report(
+    found: Localised,
+    scores: Mapping[str, Mapping[str, NDArray]],
+    *,
+    right: NDArray,
+    patients: Sequence[str],
+    **described: Any,
+) -> LocalisationReport:
+    """Summarise the scores of all images, and of those that are predicted right and wrong.
+
+    Args:
+        found: Of `localise`.
+        scores: Of `scores_at`.
+        right: Of `answered_right` `[N]`.
+        patients: Patient of each image `[N]`.
+        described: The other arguments of a `LocalisationReport`.
+    """
+    chosen = {"all": None, "right": right == 1, "wrong": right == 0}
+    return LocalisationReport(
+        feature_map=(found.maps.shape[1], found.maps.shape[2]),
+        lesion_area=float(found.areas[found.areas > 0].mean()),
+        empty=found.empty,
+        out_of_view=int((found.areas == 0).sum()),
+        blank=int((found.maps.amax(dim=(1, 2)) == 0).sum()),
+        groups={name: summarise(scores, chosen=which, patients=patients) for name, which in chosen.items()},
+        **described,
+    )
 
 
 def write_report(folder: Path, report: LocalisationReport, rows: Sequence[Mapping[str, Any]], figure: Figure) -> None:

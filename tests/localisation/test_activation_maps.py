@@ -12,6 +12,8 @@ from ols.models.truncation import truncate
 
 INNER = {"test_resnet": "layer2", "test_efficientnet": "blocks.2", "test_convnext": "stages.1"}
 REFERENCES = {"grad_cam": GradCAM, "hires_cam": HiResCAM, "layer_cam": LayerCAM}
+STUDIED = ["resnet50", "densenet121", "inception_v3", "inception_v4", "inception_resnet_v2", "vgg16", "mnasnet_100"]
+STUDIED += ["efficientnet_b0", "tf_efficientnet_lite0", "mobilenetv2_100", "mobilenetv3_large_100", "resnet18"]
 CLASSES = torch.tensor([3, 0, 4])
 
 
@@ -55,6 +57,20 @@ def test_enlarged_maps_are_those_of_pytorch_grad_cam(name, kind):
     assert float((high - low).amax()) > 0
     scaled = (maps - low) / (high - low).clamp(min=1e-30)  # a map that is 0 everywhere stays so
     np.testing.assert_allclose(scaled.numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STUDIED)
+def test_the_nets_of_the_studies_have_a_last_feature_map_and_captums_grad_cam_of_it(name):
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=3, in_chans=1).double().eval()
+    images, classes = torch.randn(2, 1, 128, 128, dtype=torch.float64), torch.tensor([2, 0])
+    found = activation_maps(model, images, classes)
+    reference = LayerGradCam(model, model.get_submodule(last_feature_layer(model)))
+    expected = reference.attribute(images, classes, relu_attributions=True)[:, 0].detach()
+    assert min(found.maps.shape[1:]) >= 2
+    assert float(expected.amax()) > 0
+    torch.testing.assert_close(found.maps, expected, rtol=1e-5, atol=1e-5 * float(expected.amax()))
 
 
 def test_a_batch_has_the_maps_of_its_images_and_by_default_of_the_class_that_is_predicted():
