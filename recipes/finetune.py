@@ -151,17 +151,23 @@ def report(config: FinetuneConfig, table: "Table", arms: dict[Path, "OutOfFold"]
     print(result_table({folder.name: found.evaluation() for folder, found in arms.items()}, first.tasks[0]))
     record: dict = {"measure": measure, "images": len(first.sample_ids), "patients": len(set(first.patients))}
     for folder, found in arms.items():
-        value, low, high = found.interval()
         by_fold = found.by_fold()
-        print(f"{folder.name}: {measure} {text(value)} ({text(low)} to {text(high)} over patients)", end="")
-        print(f", by fold {', '.join(map(text, by_fold))}")
-        record[folder.name] = {"value": value, "low": low, "high": high, "by_fold": by_fold}
+        record[folder.name] = {"by_fold": by_fold}
+        for name, within_folds in (("together", False), ("within_folds", True)):
+            value, low, high = found.interval(within_folds=within_folds)
+            record[folder.name][name] = {"value": value, "low": low, "high": high}
+            print(f"{folder.name}: {measure} {name.replace('_', ' ')} {text(value)} ({text(low)} to {text(high)})")
+        print(f"{folder.name}: by fold {', '.join(map(text, by_fold))}")
     if len(arms) == 2:
         (one, other), names = arms.values(), [folder.name for folder in arms]
-        found = compare(one, other)
-        print(f"{names[0]} less {names[1]}: {found.difference:+.4f} ({found.low:+.4f} to {found.high:+.4f}, ", end="")
-        print(f"p {found.p_value:.3g}, other patients; for other trainings repeat with other seeds)")
-        record["difference"] = found._asdict()
+        for name, within_folds in (("together", False), ("within_folds", True)):
+            found = compare(one, other, within_folds=within_folds)
+            record[f"difference_{name}"] = found._asdict()
+            print(
+                f"{names[0]} less {names[1]}, {name.replace('_', ' ')}: {found.difference:+.4f} ({found.low:+.4f} to "
+                f"{found.high:+.4f}, p {found.p_value:.3g})"
+            )
+    print("Intervals are over other patients; what other trainings would change, runs with other seeds say.")
     write_record(Path(config.run_dir, "summary.json"), record)
 
 

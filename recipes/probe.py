@@ -112,16 +112,15 @@ def main(config: ProbeConfig) -> None:
         for name in config.heads or heads:
             with one_line_errors():
                 found = probe_folds(heads[name], features, table, pools, config.task, positive=config.positive)
-            value, low, high = found.chosen.interval()
-            by_fold = found.chosen.by_fold()
+            value, low, high = found.chosen.interval(within_folds=True)
+            together = found.chosen.interval()
             rows.append(
                 {
                     "head": name,
                     "share": share,
-                    "value": value,
-                    "low": low,
-                    "high": high,
-                    "by_fold": by_fold,
+                    "within_folds": {"value": value, "low": low, "high": high},
+                    "together": dict(zip(("value", "low", "high"), together, strict=True)),
+                    "by_fold": found.chosen.by_fold(),
                     heads[name].chooses: found.settings,
                     "mean_of_all_cells": found.mean_of_all,
                     "sd_of_all_cells": found.sd_of_all,
@@ -130,8 +129,8 @@ def main(config: ProbeConfig) -> None:
             )
             print(
                 f"{share:4.0%}  {name:9}  {measure} {text(value)} ({text(low)} to {text(high)} over patients), mean of "
-                f"folds {text(float(np.mean(by_fold)))}; all {found.test.size} cells {text(found.mean_of_all)} +- "
-                f"{text(found.sd_of_all)}; chosen on test it would seem {text(found.chosen_on_test)}"
+                f"folds; all {found.test.size} cells {text(found.mean_of_all)} +- {text(found.sd_of_all)}; chosen on "
+                f"test it would seem {text(found.chosen_on_test)}"
             )
     conditions = environment_record(torch.device("cpu"), 1, threads)
     record = {"measure": measure, "rows": rows, "config": asdict(config), "conditions": conditions}

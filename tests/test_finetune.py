@@ -111,8 +111,10 @@ def test_every_fold_starts_from_the_bits_of_its_source_and_no_fold_from_another(
     scores = np.concatenate([(fold.logits[:, 1] - fold.logits[:, 0]).numpy() for fold in folds])
     truth = np.concatenate([fold.targets.numpy() for fold in folds])
     summary = read_record(run / "summary.json")
-    assert summary["run"]["value"] == pytest.approx(roc_auc_score(truth, scores), abs=1e-9)
-    assert summary["difference"]["difference"] == pytest.approx(summary["run"]["value"] - summary["none"]["value"])
+    values = {arm: summary[arm]["together"]["value"] for arm in ("run", "none")}
+    assert values["run"] == pytest.approx(roc_auc_score(truth, scores), abs=1e-9)
+    assert summary["difference_together"]["difference"] == pytest.approx(values["run"] - values["none"])
+    assert summary["run"]["within_folds"]["value"] == pytest.approx(np.mean(summary["run"]["by_fold"]))
     assert len(summary["run"]["by_fold"]) == 2
 
     # The same command again trains nothing
@@ -150,7 +152,7 @@ def test_masks_are_found_with_online_label_smoothing(finetune):
     run = finetune("--loss.name=ols", "--split.fold=0", task="segmentation", targets="[lesion]")
     summary = read_record(run / "summary.json")
     assert summary["measure"] == "dice"
-    assert 0 <= summary["none"]["value"] <= 1
+    assert 0 <= summary["none"]["together"]["value"] <= 1
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """What the folds of one training say together: every image is predicted once, by the model that had not seen it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from ols.metrics.resampling import PairedDifference, bootstrap_interval, bootstr
 from ols.tasks.task import Task
 
 RESAMPLES = 2000
+Statistic = Callable[[NDArray], NDArray]
 
 
 @dataclass(frozen=True)
@@ -84,18 +85,35 @@ class OutOfFold:
             for task, fold in zip(self.tasks, self.folds, strict=True)
         ]
 
-    def interval(self, *, resamples: int = RESAMPLES, seed: int = 0) -> tuple[float, float, float]:
-        """Return that measure of all folds together, and its 95 % interval over patients drawn anew."""
-        statistic = self.tasks[0].of_draws(self.outputs, self.targets)
-        estimate = float(statistic(np.ones((1, len(self.targets))))[0])
-        drawn = _defined(
-            resample(statistic, len(self.targets), resamples=resamples, seed=seed, clusters=np.array(self.patients))
-        )
-        low, high = bootstrap_interval(estimate, drawn) if len(drawn) else (np.nan, np.nan)
-        return estimate, float(low), float(high)
+    def statistic(self, *, within_folds: bool = False) -> Statistic:
+        """Return the measure that selects by default, from how often each image counts.
+
+        Args:
+            within_folds: The mean over folds of what it is in each, which an order of images across models has no part
+                in: scores of two folds' models need not be of one scale, and then an AUC of all together is too low.
+        """
+        if not within_folds:
+            return self.tasks[0].of_draws(self.outputs, self.targets)
+        parts = [task.of_draws(fold.logits, fold.targets) for task, fold in zip(self.tasks, self.folds, strict=True)]
+        ends = np.cumsum([len(fold.targets) for fold in self.folds])[:-1]
+
+        def mean_of_folds(counts: NDArray) -> NDArray:
+            each = np.split(counts, ends, axis=1)
+            return np.mean([part(own) for part, own in zip(parts, each, strict=True)], axis=0)
+
+        return mean_of_folds
+
+    def interval(
+        self, *, within_folds: bool = False, resamples: int = RESAMPLES, seed: int = 0
+    ) -> tuple[float, float, float]:
+        """Return that measure of all images, and its 95 % interval over patients drawn anew."""
+        found = _resampled(self.statistic(within_folds=within_folds), self.patients, resamples, seed)
+        return found.difference, found.low, found.high
 
 
-def compare(first: OutOfFold, second: OutOfFold, *, resamples: int = RESAMPLES, seed: int = 0) -> PairedDifference:
+def compare(
+    first: OutOfFold, second: OutOfFold, *, within_folds: bool = False, resamples: int = RESAMPLES, seed: int = 0
+) -> PairedDifference:
     """Compare two trainings on the same folds by the measure that selects by default: patients are drawn anew.
 
     Says what other patients would change, and nothing of other trainings: for that repeat with other seeds.
@@ -103,32 +121,27 @@ def compare(first: OutOfFold, second: OutOfFold, *, resamples: int = RESAMPLES, 
     Args:
         first: A training.
         second: Another, on the same images.
+        within_folds: Compare means over folds, see `OutOfFold.statistic`.
         resamples: Number of draws.
         seed: Of the draws.
 
     Raises:
         ValueError: The images are not the same.
     """
-    place = {name: index for index, name in enumerate(second.sample_ids)}
-    if place.keys() != set(first.sample_ids):
-        raise ValueError(f"the trainings predict other images: {len(first.sample_ids)} and {len(place)}")
-    order = torch.tensor([place[name] for name in first.sample_ids])
-    one = first.tasks[0].of_draws(first.outputs, first.targets)
-    other = second.tasks[0].of_draws(second.outputs[order], second.targets[order])
+    place = {name: index for index, name in enumerate(first.sample_ids)}
+    if place.keys() != set(second.sample_ids):
+        raise ValueError(f"the trainings predict other images: {len(place)} and {len(second.sample_ids)}")
+    order = np.array([place[name] for name in second.sample_ids])
+    one, other = (training.statistic(within_folds=within_folds) for training in (first, second))
+    return _resampled(lambda counts: one(counts) - other(counts[:, order]), first.patients, resamples, seed)
 
-    def difference(counts: NDArray) -> NDArray:
-        return one(counts) - other(counts)
 
-    estimate = float(difference(np.ones((1, len(order))))[0])
-    drawn = _defined(
-        resample(difference, len(order), resamples=resamples, seed=seed, clusters=np.array(first.patients))
-    )
+def _resampled(statistic: Statistic, patients: Sequence[str], resamples: int, seed: int) -> PairedDifference:
+    """Return a statistic of all images, its interval and the p of 0; a draw where it is undefined does not count."""
+    estimate = float(statistic(np.ones((1, len(patients))))[0])
+    drawn = resample(statistic, len(patients), resamples=resamples, seed=seed, clusters=np.array(patients))
+    drawn = drawn[~np.isnan(drawn)]
     if not len(drawn):
         return PairedDifference(estimate, np.nan, np.nan, np.nan)
     low, high = bootstrap_interval(estimate, drawn)
     return PairedDifference(estimate, float(low), float(high), float(bootstrap_p(estimate, drawn)))
-
-
-def _defined(drawn: NDArray) -> NDArray:
-    """Return the draws whose measure is defined: a draw may have no positive."""
-    return drawn[~np.isnan(drawn)]

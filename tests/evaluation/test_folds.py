@@ -1,5 +1,7 @@
 """Out-of-fold predictions together: against scikit-learn, and a bootstrap that draws patients by name."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -43,6 +45,19 @@ def test_the_pooled_auc_and_that_of_each_fold_are_scikit_learns():
     assert found.evaluation().metrics["auc"] == pytest.approx(roc_auc_score(truth, scores), abs=1e-9)
     parts = [roc_auc_score(truth[:40], scores[:40]), roc_auc_score(truth[40:], scores[40:])]
     assert found.by_fold() == pytest.approx(parts)
+    estimate, low, high = found.interval(within_folds=True, resamples=500)
+    assert estimate == pytest.approx(np.mean(parts))
+    assert low < estimate < high
+
+
+def test_within_folds_the_scale_of_a_folds_scores_has_no_part():
+    found, _ = _binary(1)
+    moved = replace(found.folds[1], logits=found.folds[1].logits * 100 + torch.tensor([0.0, 50.0]))
+    scaled = OutOfFold([found.folds[0], moved], found.tasks)
+    within = [training.interval(within_folds=True, resamples=20)[0] for training in (found, scaled)]
+    assert within[0] == pytest.approx(within[1])
+    assert scaled.interval(resamples=20)[0] < found.interval(resamples=20)[0] - 0.02
+    assert compare(found, scaled, within_folds=True, resamples=20).difference == pytest.approx(0)
 
 
 def test_the_interval_is_that_of_patients_drawn_by_name():
