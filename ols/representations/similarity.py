@@ -91,7 +91,8 @@ class Representation:
         Raises:
             ValueError: They are not of as many rows, or of fewer than 4.
         """
-        n, order = len(self), slice(None) if order is None else order
+        n = len(self)
+        order = np.arange(n) if order is None else order
         if n != len(other) or n < 4:
             raise ValueError(f"expected representations of the same 4 rows or more, got {n} and {len(other)} rows")
         cross = self.directions.T @ other.directions[order]  # [r, other's r]

@@ -163,8 +163,8 @@ def test_a_loader_and_a_network_below_a_decoder_are_read():
 )
 def test_a_layer_that_gives_no_features_is_named(layers, message):
     model = build_model("test_resnet", 2)
-    model.twice, model.never = model.act1, nn.ReLU()
-    model.bn1.act = model.act1
+    model.twice, model.never = nn.ReLU(), nn.ReLU()
+    model.act1 = nn.Sequential(model.twice, model.twice)
     with pytest.raises(ValueError, match=message):
         layer_shapes(model, layers, _images(1, 1, 32))
     assert not [module for module in model.modules() if module._forward_hooks]
