@@ -124,7 +124,7 @@ def main(options: Namespace) -> None:
                 name = architecture
                 models[role], weights = build_start(place, name, preprocessing[role], options.seed)
             models[role].to(accelerator.device)
-            networks[role] = Network(place, name, weights, asdict(preprocessing[role]))
+            networks[role] = Network(short_name(place), name, weights, asdict(preprocessing[role]))
 
         # Layers, in the same points of the same images
         layers = {
@@ -201,6 +201,12 @@ def build_start(start: str, architecture: str, preprocessing: "Preprocessing", s
     model = build_model(architecture, 1, channels, image_size=size, pretrained=start == IMAGENET)
     said = start_model(model, start)
     return model, said or ("timm's" if start == IMAGENET else f"fresh ones of seed {seed}")
+
+
+def short_name(place: str) -> str:
+    """Return the folder of a network as it was named, or the kind of a start with the name of its file."""
+    kind, _, file = place.partition(":")
+    return f"{kind}:{Path(file).name}" if file and not Path(place).is_dir() else place
 
 
 def of_one_size(

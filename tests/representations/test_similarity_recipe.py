@@ -120,6 +120,7 @@ def test_a_start_from_an_export_is_that_export_and_fresh_weights_are_not(folder)
         assert pair["similarities"]["cka"]["value"] == pytest.approx(1, abs=1e-6)
         assert pair["similarities"]["cka"]["null"] < 0.9
         assert pair["ceiling"]["cka"] < 0.99
+    assert found["second"]["name"] == "run:first"
     assert "fresh" in found["ceiling"]["weights"]
     assert found["remarks"] == ["Starts predict nothing: there is no agreement of predictions."]
 
