@@ -1,8 +1,9 @@
 """How alike two representations of the same samples are: canonical correlations and centred kernel alignment.
 
-All in float64 on the CPU; rows are samples in the same order, columns are features. Neither of the families needs the
-features to be in any order: all measures are unchanged by an orthogonal map and by scaling of either side, and mean
-CCA by every invertible linear map.
+All in float64 on the CPU; rows are samples in the same order, columns are features. None of the measures depends on
+the order of the features, or on the scale of a side. Mean CCA is unchanged by every invertible linear map of either
+side, SVCCA and CKA by an orthogonal one, and PWCCA, which weights by the features of the first side as they are, by
+every invertible one of the second.
 """
 
 import math
