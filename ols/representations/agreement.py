@@ -1,11 +1,15 @@
 """How far two models are right and wrong on the same images, beyond what their accuracies make likely."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 
+from ols.evaluation.predictions import Predictions
 from ols.metrics.resampling import bootstrap_interval, resample
+from ols.metrics.selective import is_correct
 
 
 class Agreement(NamedTuple):
@@ -17,6 +21,10 @@ class Agreement(NamedTuple):
         kappa: (observed - chance) / (1 - chance): 0 for independent errors, 1 for the same ones.
         low: Lower end of the 95 % interval of kappa.
         high: Upper end.
+        observed_low: Lower end of the 95 % interval of the observed share.
+        observed_high: Upper end.
+        images: Images that both were asked about.
+        patients: Patients that these are of, as many as there are images where none are known.
     """
 
     observed: float
@@ -24,6 +32,10 @@ class Agreement(NamedTuple):
     kappa: float
     low: float
     high: float
+    observed_low: float
+    observed_high: float
+    images: int
+    patients: int
 
 
 def agreement(
@@ -50,18 +62,65 @@ def agreement(
     if first.ndim != 1 or first.shape != second.shape or not len(first):
         raise ValueError(f"expected two [N] of the same images, got {list(first.shape)} and {list(second.shape)}")
 
-    def parts(counts: NDArray) -> tuple[NDArray, NDArray]:
+    def both(counts: NDArray) -> NDArray:
+        """Return the observed share, the chance level and kappa of resamples, `[R, 3]`."""
         of = counts.sum(axis=-1)
         a, b, same = counts @ first / of, counts @ second / of, counts @ (first == second) / of
-        return same, a * b + (1 - a) * (1 - b)
-
-    def kappa(counts: NDArray) -> NDArray:
-        observed, chance = parts(counts)
+        chance = a * b + (1 - a) * (1 - b)
         with np.errstate(invalid="ignore", divide="ignore"):
-            return np.where(chance < 1, (observed - chance) / (1 - chance), np.nan)
+            kappa = np.where(chance < 1, (same - chance) / (1 - chance), np.nan)
+        return np.stack([same, chance, kappa], axis=-1)
 
-    observed, chance = parts(np.ones(len(first)))
-    value = kappa(np.ones(len(first)))
-    resampled = resample(kappa, len(first), resamples=resamples, seed=seed, clusters=patients)
-    low, high = bootstrap_interval(value, resampled[np.isfinite(resampled)]) if np.isfinite(value) else (value, value)
-    return Agreement(float(observed), float(chance), float(value), float(low), float(high))
+    found = both(np.ones(len(first)))
+    resampled = resample(both, len(first), resamples=resamples, seed=seed, clusters=patients)
+    observed_low, observed_high = bootstrap_interval(found[0], resampled[:, 0])
+    low = high = np.asarray(np.nan)
+    if np.isfinite(found[2]):
+        low, high = bootstrap_interval(found[2], resampled[np.isfinite(resampled[:, 2]), 2])
+    observed, chance, kappa = map(float, found)
+    return Agreement(
+        *(observed, chance, kappa, float(low), float(high), float(observed_low), float(observed_high)),
+        images=len(first),
+        patients=len(first) if patients is None else len(np.unique(np.asarray(patients))),
+    )
+
+
+def agreement_of_predictions(
+    first: Predictions, second: Predictions, *, patients: Mapping[str, str] | None = None, resamples: int = 2000
+) -> Agreement:
+    """Compare which images two models are right on, from what was saved of them.
+
+    Args:
+        first: Of one model, of a task with classes.
+        second: Of the other, on the same images in whatever order.
+        patients: Patient of each sample by its id; by default each image is one of its own.
+        resamples: Number of resamples.
+
+    Raises:
+        ValueError: A task has no classes to be right on, the images or their classes are not the same, or an image has
+            no patient; the message names the first.
+    """
+    right = []
+    for predictions in (first, second):
+        if predictions.logits.ndim != 2 or predictions.targets.dtype != torch.int64:
+            raise ValueError(f"a {predictions.task} task has no class to be right on")
+        answers = zip(is_correct(predictions.logits, predictions.targets).tolist(), _labels(predictions), strict=True)
+        right.append(dict(zip(predictions.sample_ids, answers, strict=True)))
+    ours, theirs = right
+    if other := sorted(ours.keys() ^ theirs.keys()):
+        raise ValueError(f"predictions are of other images: {len(other)} are in one of both, such as {other[0]}")
+    for name, (_, label) in ours.items():
+        if theirs[name][1] != label:
+            raise ValueError(f"{name} is {label!r} in one of both, {theirs[name][1]!r} in the other")
+        if patients is not None and name not in patients:
+            raise ValueError(f"{name} has no patient")
+    return agreement(
+        [ours[name][0] for name in ours],
+        [theirs[name][0] for name in ours],
+        patients=None if patients is None else [patients[name] for name in ours],
+        resamples=resamples,
+    )
+
+
+def _labels(predictions: Predictions) -> list[str]:
+    return [predictions.classes[target] for target in predictions.targets.tolist()]

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import cohen_kappa_score
 
-from ols.representations.agreement import agreement
+from ols.evaluation.predictions import Predictions
+from ols.representations.agreement import agreement, agreement_of_predictions
 
 
 def test_agreement_by_hand():
@@ -34,9 +36,51 @@ def test_several_images_of_a_patient_widen_the_interval():
     first, second = (rng.random((2, 50)) < 0.7)[:, patients]
     alone, together = agreement(first, second), agreement(first, second, patients=patients)
     assert together.high - together.low > 2 * (alone.high - alone.low)
+    assert together.observed_high - together.observed_low > 2 * (alone.observed_high - alone.observed_low)
+    assert together.observed_low < together.observed < together.observed_high
+    assert (alone.images, alone.patients, together.patients) == (400, 400, 50)
 
 
 def test_models_that_are_always_right_have_no_kappa():
     assert np.isnan(agreement([1, 1], [1, 1]).kappa)
     with pytest.raises(ValueError, match="of the same images"):
         agreement([1], [1, 0])
+
+
+def _predictions(predicted, targets=(0, 1, 1, 0), names="abcd", **others):
+    logits = torch.nn.functional.one_hot(torch.tensor(predicted), 2).double()
+    return Predictions(
+        **{
+            "logits": logits,
+            "targets": torch.tensor(targets),
+            "indices": torch.arange(4),
+            "sample_ids": list(names),
+            "classes": ["healthy", "ill"],
+            "groups": ["g", "g"],
+            "task": "binary",
+        }
+        | others
+    )
+
+
+def test_saved_predictions_are_paired_by_the_name_of_the_image():
+    first = _predictions([0, 1, 0, 0])  # wrong on c
+    second = _predictions([0, 1, 1, 0], (1, 1, 0, 0), "cbad")  # wrong on c, a
+    found = agreement_of_predictions(first, second, patients=dict(zip("abcd", "xxyz", strict=True)))
+    assert found[:3] == pytest.approx(agreement([1, 1, 0, 1], [0, 1, 0, 1])[:3])
+    assert (found.images, found.patients) == (4, 3)
+
+
+def test_predictions_that_cannot_be_compared_are_refused():
+    first = _predictions([0, 1, 0, 0])
+    numbers = _predictions([0, 1, 0, 0], task="regression", targets=(0.1, 0.2, 0.3, 0.4))
+    cases = {
+        "2 are in one of both, such as c": _predictions([0, 1, 0, 0], names="abxd"),
+        "c is 'ill' in one of both, 'healthy' in the other": _predictions([0, 1, 0, 0], (0, 1, 0, 0)),
+        "a regression task has no class": numbers,
+    }
+    for message, second in cases.items():
+        with pytest.raises(ValueError, match=message):
+            agreement_of_predictions(first, second)
+    with pytest.raises(ValueError, match="b has no patient"):
+        agreement_of_predictions(first, first, patients={"a": "x"})

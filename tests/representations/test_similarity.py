@@ -7,7 +7,7 @@ from sklearn.cross_decomposition import CCA
 
 from ols.representations.similarity import (
     CkaSums,
-    against_chance,
+    Representation,
     canonical_correlations,
     linear_cka,
     mean_cca,
@@ -55,12 +55,15 @@ def test_the_same_features_are_alike_whatever_their_rotation_scale_and_place(mea
     rng = np.random.default_rng(1)
     rotation = np.linalg.qr(rng.normal(size=(6, 6)))[0]
     assert measure(x, x) == pytest.approx(1, abs=1e-9)
-    assert measure(x @ rotation, y * 7 + 3) == pytest.approx(measure(x, y), abs=1e-9 if measure is not pwcca else 0.1)
+    turned = x[:, ::-1] if measure is pwcca else x @ rotation  # which weights by the features as they are
+    assert measure(2 * turned, y * 7 + 3) == pytest.approx(measure(x, y), abs=1e-9)
     assert measure(x, 3 * x @ rotation - 2) == pytest.approx(1, abs=1e-9)
 
 
-def test_mean_cca_is_unchanged_by_every_invertible_map_and_cka_is_not():
+def test_mean_cca_is_unchanged_by_every_invertible_map_pwcca_by_one_of_the_second_side_and_cka_by_neither():
     x, y = _related()
+    mapped = y @ np.random.default_rng(3).normal(size=(5, 5))
+    assert pwcca(x, mapped) == pytest.approx(pwcca(x, y), abs=1e-9)
     skewed = x @ np.random.default_rng(2).normal(size=(6, 6))
     assert mean_cca(skewed, y) == pytest.approx(mean_cca(x, y), abs=1e-9)
     assert abs(linear_cka(skewed, y) - linear_cka(x, y)) > 1e-3
@@ -132,14 +135,52 @@ def test_cka_over_batches_estimates_that_of_all_rows():
         sums.update(x[:3], y[:3])
 
 
-@pytest.mark.parametrize("measure", MEASURES)
-def test_chance_is_what_rows_that_do_not_belong_together_give(measure):
+def test_all_measures_of_decomposed_features_are_those_of_the_features():
     x, y = _related()
-    found = against_chance(measure, x, y)
-    assert found.null < found.null_high < found.value
-    independent = np.random.default_rng(3).normal(size=(400, 5))
-    unrelated = against_chance(measure, x, independent, permutations=100)
-    assert unrelated.value < unrelated.null_high * 1.5 + 0.02
+    for first, second in ((x, y), (y, x)):
+        found = Representation(first).likeness(Representation(second))
+        assert found == pytest.approx(
+            {measure.__name__.removeprefix("linear_"): measure(first, second) for measure in MEASURES}
+        )
+    order = np.random.default_rng(4).permutation(400)
+    permuted = Representation(x).likeness(Representation(y), order)
+    assert permuted == pytest.approx(Representation(x).likeness(Representation(y[order])))
+    assert permuted["cka"] == pytest.approx(_cka_of_kernels(x, y[order]), abs=1e-10)
+
+
+def test_chance_is_what_rows_that_do_not_belong_together_give():
+    x, y = _related()
+    rng = np.random.default_rng(0)
+    orders = [rng.permutation(400) for _ in range(20)]
+    related = Representation(x).against_chance(Representation(y), orders)
+    unrelated = Representation(x).against_chance(Representation(rng.normal(size=(400, 5))), orders)
+    assert len(related) == 4
+    for name, found in related.items():
+        assert found.null_low < found.null < found.null_high < found.value
+        assert unrelated[name].null_low - 0.05 < unrelated[name].value < unrelated[name].null_high + 0.05
+    # the mean cosine between a direction of 6 and of 5 among 399 is of this size
+    assert related["mean_cca"].null == pytest.approx(0.08, abs=0.03)
+    with pytest.raises(ValueError, match="at least one permutation"):
+        Representation(x).against_chance(Representation(y), [])
+
+
+def test_a_measure_that_has_too_few_rows_is_left_out_and_the_others_are_not():
+    rng = np.random.default_rng(0)
+    shared = rng.normal(size=(100, 3))
+    x, y = (np.concatenate([shared, 1e-3 * rng.normal(size=(100, 20))], axis=1) for _ in range(2))
+    found = Representation(x).likeness(Representation(y))
+    assert np.isnan([found["mean_cca"], found["pwcca"]]).all()
+    assert found["svcca"] == pytest.approx(1, abs=1e-3)
+    assert found["cka"] == pytest.approx(1, abs=1e-3)
+
+
+def test_what_single_precision_rounds_is_no_direction():
+    rng = np.random.default_rng(0)
+    low = rng.normal(size=(500, 4)).astype(np.float32) + 3
+    wide = low @ rng.normal(size=(4, 16)).astype(np.float32)
+    assert np.linalg.matrix_rank(wide.astype(np.float64) - wide.mean(0)) == 16
+    assert Representation(wide).rank == 4
+    assert Representation(wide).likeness(Representation(low))["mean_cca"] == pytest.approx(1, abs=1e-6)
 
 
 @pytest.mark.parametrize(
