@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ols.config import one_line_errors
+from ols.command_line import one_line_errors
 
 if TYPE_CHECKING:
     from torch import nn
@@ -61,17 +61,18 @@ def main(options: Namespace) -> None:
     import numpy as np
     import torch
 
-    from ols.config import DataConfig, TrainConfig
+    from ols.config import Config, DataConfig, TrainConfig
     from ols.data.loading import EvalLoader, Place
     from ols.data.sampling import EvalBatches
     from ols.data.selection import draw_first
-    from ols.data.sources.opening import open_sources
+    from ols.data.sources.opening import open_data
     from ols.data.transforms import EvalTransform
     from ols.representations.layers import draw_points, layer_names, layer_shapes, read_layers
     from ols.representations.pairs import compare_layers
     from ols.representations.report import Network, SimilarityReport, markdown, write_similarity
     from ols.runs.environment import available_cores, environment_record
     from ols.runs.trained_model import find_trained
+    from ols.tasks import find_task
     from ols.training.machine import build_accelerator
 
     accelerator = build_accelerator(TrainConfig(device=options.device))
@@ -93,15 +94,24 @@ def main(options: Namespace) -> None:
         preprocessing = of_one_size(named, preprocessing, options.data.image_size)
 
         # Images
-        data = next((trained.config.data for trained in found.values() if trained.config), DataConfig(root=""))
-        root, places = options.data.root or data.root, options.data.splits or data.splits
+        blank = Config(data=DataConfig(root=""))
+        config = next((trained.config for trained in found.values() if trained.config), blank)
+        root, places = options.data.root or config.data.root, options.data.splits or config.data.splits
         if not root:
             raise ValueError("none of the networks knows a data set: name one with --data.root")
-        sources = {
-            role: open_sources(root, splits=places, in_chans=each.in_chans)[0][options.split]
+        side = {role: trained.config.data.side for role, trained in found.items() if trained.config}
+        data = {
+            role: open_data(
+                replace(config.data, root=root, splits=places, side=side.get(role)),
+                config.split,
+                kind=find_task(like.task).kind if like else "class",
+                in_chans=each.in_chans,
+            )
             for role, each in preprocessing.items()
         }
-        pool = np.sort(draw_first(np.arange(len(sources["first"])), options.rows, options.seed))
+        sources = {role: each.sources[options.split] for role, each in data.items()}
+        pool = np.sort(data["first"].pools[options.split])
+        pool = np.sort(draw_first(pool, options.rows, options.seed))
         loaders = {
             role: EvalLoader(
                 source,

@@ -1,6 +1,5 @@
 """How far two models are right and wrong on the same images, beyond what their accuracies make likely."""
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -85,20 +84,17 @@ def agreement(
     )
 
 
-def agreement_of_predictions(
-    first: Predictions, second: Predictions, *, patients: Mapping[str, str] | None = None, resamples: int = 2000
-) -> Agreement:
-    """Compare which images two models are right on, from what was saved of them.
+def agreement_of_predictions(first: Predictions, second: Predictions, *, resamples: int = 2000) -> Agreement:
+    """Compare which images two models are right on, from what was saved of them; intervals draw patients anew.
 
     Args:
         first: Of one model, of a task with classes.
         second: Of the other, on the same images in whatever order.
-        patients: Patient of each sample by its id; by default each image is one of its own.
         resamples: Number of resamples.
 
     Raises:
-        ValueError: A task has no classes to be right on, the images or their classes are not the same, or an image has
-            no patient; the message names the first.
+        ValueError: A task has no classes to be right on, or the images or their classes are not the same; the message
+            names the first.
     """
     right = []
     for predictions in (first, second):
@@ -112,12 +108,10 @@ def agreement_of_predictions(
     for name, (_, label) in ours.items():
         if theirs[name][1] != label:
             raise ValueError(f"{name} is {label!r} in one of both, {theirs[name][1]!r} in the other")
-        if patients is not None and name not in patients:
-            raise ValueError(f"{name} has no patient")
     return agreement(
         [ours[name][0] for name in ours],
         [theirs[name][0] for name in ours],
-        patients=None if patients is None else [patients[name] for name in ours],
+        patients=first.patients,
         resamples=resamples,
     )
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ols.data.loading import EvalLoader
+from ols.data.loading import EvalLoader, beside
 from ols.keyed import keyed_order, keyed_uniform
 from ols.models.decoder import trunk
 
@@ -133,8 +133,8 @@ def layer_names(model: nn.Module) -> list[str]:
 
 
 @torch.no_grad()
-def layer_shapes(model: nn.Module, layers: Sequence[str], images: Tensor) -> dict[str, LayerShape]:
-    """Return what each layer gives of an image, by a pass of some; the model is left in the mode it was in.
+def layer_shapes(model: nn.Module, layers: Sequence[str], batch: dict[str, Tensor]) -> dict[str, LayerShape]:
+    """Return what each layer gives of an image, by a pass of a batch; the model is left in the mode it was in.
 
     Raises:
         ValueError: The model has no such layer, or it gives no vectors of positions; the message names it.
@@ -146,7 +146,7 @@ def layer_shapes(model: nn.Module, layers: Sequence[str], images: Tensor) -> dic
         found[name] = LayerShape(height, width, channels)
 
     with _watched(model, layers, look):
-        model(images)
+        model(batch["image"], **beside(batch))
     return {name: found[name] for name in layers}
 
 
@@ -183,7 +183,7 @@ def read_layers(model: nn.Module, loader: EvalLoader, layers: Sequence[str], poi
 
     with _watched(model, layers, take):
         for batch in loader:
-            model(batch["image"])
+            model(batch["image"], **beside(batch))
             first += len(batch["image"])
     return {name: found[name] for name in layers}
 

@@ -55,6 +55,7 @@ def _predictions(predicted, targets=(0, 1, 1, 0), names="abcd", **others):
             "targets": torch.tensor(targets),
             "indices": torch.arange(4),
             "sample_ids": list(names),
+            "patients": list("xxyz"),
             "classes": ["healthy", "ill"],
             "groups": ["g", "g"],
             "task": "binary",
@@ -66,7 +67,7 @@ def _predictions(predicted, targets=(0, 1, 1, 0), names="abcd", **others):
 def test_saved_predictions_are_paired_by_the_name_of_the_image():
     first = _predictions([0, 1, 0, 0])  # wrong on c
     second = _predictions([0, 1, 1, 0], (1, 1, 0, 0), "cbad")  # wrong on c, a
-    found = agreement_of_predictions(first, second, patients=dict(zip("abcd", "xxyz", strict=True)))
+    found = agreement_of_predictions(first, second)
     assert found[:3] == pytest.approx(agreement([1, 1, 0, 1], [0, 1, 0, 1])[:3])
     assert (found.images, found.patients) == (4, 3)
 
@@ -82,5 +83,3 @@ def test_predictions_that_cannot_be_compared_are_refused():
     for message, second in cases.items():
         with pytest.raises(ValueError, match=message):
             agreement_of_predictions(first, second)
-    with pytest.raises(ValueError, match="b has no patient"):
-        agreement_of_predictions(first, first, patients={"a": "x"})

@@ -45,7 +45,7 @@ def test_stem_and_stages_are_timms_features_at_every_position(name, stem):
     model = timm.create_model(name).eval()
     images, names = _images(2), layer_names(model)
     assert names[0] == stem[0]
-    shapes = layer_shapes(model, names, images[:1])
+    shapes = layer_shapes(model, names, {"image": images[:1]})
     with torch.no_grad():
         maps = model.forward_intermediates(images, norm=False, output_fmt="NCHW", intermediates_only=True)
     for layer, expected in zip(names[-len(maps) :], maps, strict=True):
@@ -61,7 +61,7 @@ def test_features_do_not_depend_on_the_batches_they_are_streamed_in():
     torch.manual_seed(0)
     model = timm.create_model("test_resnet").double().train()
     images, names = _images(6).double(), layer_names(model)
-    points = draw_points(6, layer_shapes(model, names, images[:1]).values(), rows=40)
+    points = draw_points(6, layer_shapes(model, names, {"image": images[:1]}).values(), rows=40)
     assert points.rows == 36
     found = [read_layers(model, _Batches(images, first), names, points) for first in (1, 4)]
     assert model.training
@@ -95,7 +95,7 @@ def _coordinates(count, size=16):
 def test_a_row_of_every_layer_is_of_the_same_place_of_the_same_image(rows):
     model, images = _Coordinates(), _coordinates(60)
     names = ["fine", "middle", "coarse"]
-    points = draw_points(60, layer_shapes(model, names, images).values(), rows=rows)
+    points = draw_points(60, layer_shapes(model, names, {"image": images}).values(), rows=rows)
     assert points.rows == rows
     found = read_layers(model, _Batches(images), names, points)
     places = points.places.reshape(-1, 2)
@@ -125,7 +125,7 @@ def test_where_not_all_positions_fit_each_has_its_part_and_chance_keeps_to_it():
 def test_beside_a_vector_maps_are_averaged():
     model, images = _Coordinates(), _coordinates(5)
     names = ["fine", "vector"]
-    points = draw_points(5, layer_shapes(model, names, images).values(), rows=1000)
+    points = draw_points(5, layer_shapes(model, names, {"image": images}).values(), rows=1000)
     found = read_layers(model, _Batches(images), names, points)
     np.testing.assert_allclose(found["fine"], images.mean((2, 3)), rtol=1e-6)
     np.testing.assert_array_equal(found["fine"], found["vector"])
@@ -166,7 +166,7 @@ def test_a_layer_that_gives_no_features_is_named(layers, message):
     model.twice, model.never = nn.ReLU(), nn.ReLU()
     model.act1 = nn.Sequential(model.twice, model.twice)
     with pytest.raises(ValueError, match=message):
-        layer_shapes(model, layers, _images(1, 1, 32))
+        layer_shapes(model, layers, {"image": _images(1, 1, 32)})
     assert not [module for module in model.modules() if module._forward_hooks]
 
 

@@ -130,13 +130,14 @@ def test_saved_predictions_are_compared(folder):
     right = {"first": np.arange(24) % 3 > 0, "second": np.arange(24) % 4 > 0}
     targets = torch.arange(24) // IMAGES
     names = [f"test/{CLASSES[number // IMAGES]}/{number % IMAGES:02}.png" for number in range(24)]
+    patients = [str(number // 2) for number in range(24)]
     for name, correct in right.items():
         predicted = torch.where(torch.from_numpy(correct), targets, 1 - targets)
         logits = torch.nn.functional.one_hot(predicted, 2).float()
-        saved = Predictions(logits, targets, torch.arange(24), names, CLASSES, ["g", "g"], "multiclass")
+        saved = Predictions(logits, targets, torch.arange(24), names, patients, CLASSES, ["g", "g"], "multiclass")
         save_predictions(folder / name / "evaluation" / "test.safetensors", saved)
     found = _compare(folder, folder / "first", folder / "second", "--layers=layer4")
-    expected = agreement(right["first"], right["second"])
+    expected = agreement(right["first"], right["second"], patients=patients)
     assert found["agreements"]["second"] == pytest.approx(expected._asdict())
     assert found["remarks"] == []
     assert f"Kappa {expected.kappa:.3f}" in (folder / "out" / "similarity.md").read_text()
