@@ -83,39 +83,55 @@ class Multilabel(Task):
         return torch.where(outputs.isfinite(), outputs.double(), wrong).numpy(), targets.double().numpy()
 
     def statistics(self, outputs: Tensor, targets: Tensor) -> "dict[str, Callable[[NDArray], NDArray]]":
-        """Return means over the labels that have enough of both, and `auc/LABEL`, of samples that count."""
+        """Return mean AUC and average precision, over the labels that have enough of both, of samples that count."""
         from ols.metrics.auc import auc_of_counts
         from ols.metrics.curves import average_precision_of_counts
         from ols.metrics.multilabel import ENOUGH
 
-        scores, labels = self.scores(outputs, targets)
-        enough = (np.minimum((labels == 1).sum(axis=0), (labels == 0).sum(axis=0)) >= ENOUGH).nonzero()[0].tolist()
+        labels = targets.numpy()
+        enough = np.minimum((labels == 1).sum(axis=0), (labels == 0).sum(axis=0)) >= ENOUGH
 
-        def of_label(measure: "Callable[..., NDArray]", k: int) -> "Callable[[NDArray], NDArray]":
-            known = ~np.isnan(labels[:, k])
-            score, positive = scores[known, k], labels[known, k] == 1
-            return lambda counts: measure(score, positive, counts[:, known])
-
-        def mean(measures: "Sequence[Callable[[NDArray], NDArray]]") -> "Callable[[NDArray], NDArray]":
+        def mean(measure: "Callable[..., NDArray]") -> "Callable[[NDArray], NDArray]":
+            every = list(self.by_label(measure, outputs, targets).values())
+            chosen = [one for one, has in zip(every, enough, strict=True) if has]
             return lambda counts: (
-                np.mean([measure(counts) for measure in measures], axis=0) if measures else np.full(len(counts), np.nan)
+                np.mean([one(counts) for one in chosen], axis=0) if chosen else np.full(len(counts), np.nan)
             )
 
-        areas = {k: of_label(auc_of_counts, k) for k in range(len(self.classes)) if (labels[:, k] >= 0).any()}
-        precisions = [of_label(average_precision_of_counts, k) for k in enough]
-        return {
-            "mean_auc": mean([areas[k] for k in enough]),
-            "mean_average_precision": mean(precisions),
-        } | {f"auc/{self.classes[k]}": area for k, area in areas.items()}
+        return {"mean_auc": mean(auc_of_counts), "mean_average_precision": mean(average_precision_of_counts)}
+
+    def by_label(
+        self, measure: "Callable[..., NDArray]", outputs: Tensor, targets: Tensor
+    ) -> "dict[str, Callable[[NDArray], NDArray]]":
+        """Return a measure of each label, over the samples where it is known, of samples that count.
+
+        Args:
+            measure: Of scores, whether they are of positives, and how often they count, such as `auc_of_counts`.
+            outputs: Logits `[N, L]`; one that is no number is as wrong as can be.
+            targets: 0, 1 or NaN for unknown `[N, L]`.
+        """
+        wrong = torch.where(targets == 1, -torch.inf, torch.inf).double()
+        scores = torch.where(outputs.isfinite(), outputs.double(), wrong).numpy()
+
+        def of_label(score: "NDArray", label: "NDArray") -> "Callable[[NDArray], NDArray]":
+            known = ~np.isnan(label)
+            if not known.any():
+                return lambda counts: np.full(len(counts), np.nan)
+            return lambda counts: measure(score[known], label[known] == 1, counts[:, known])
+
+        columns = zip(self.classes, scores.T, targets.numpy().T, strict=True)
+        return {name: of_label(score, label) for name, score, label in columns}
 
     def build_report(
         self, predictions: "Mapping[str, Predicted]", splits: Sequence[str], *, soft_labels: Tensor | None = None
     ) -> "Report":
         """Return the AUC of each label with its support and interval, its precision and recall, and calibration."""
+        from ols.metrics.auc import auc_of_counts
         from ols.tasks.report.multilabel_sections import report_labels
 
-        curves = self.scores(predictions[splits[0]].logits, predictions[splits[0]].targets)
-        return report_labels(self, predictions, splits, curves)
+        shown = predictions[splits[0]]
+        areas = self.by_label(auc_of_counts, shown.logits, shown.targets)
+        return report_labels(self, predictions, splits, areas)
 
     def draw(self, tables: Mapping[str, Tensor], *, title: str) -> "dict[str, Figure]":
         """Draw the reliability diagram, the labels' AUCs with their intervals, and precision over recall of each."""

@@ -253,3 +253,13 @@ def test_intervals_with_formulas_give_way_to_those_over_patients(pages, name, me
 )
 def test_a_page_says_what_cannot_be_drawn(tmp_path, name, change, said):
     assert said in Page(tmp_path, name, **change).text
+
+
+def test_the_intervals_of_labels_are_over_patients_where_a_patient_has_several_images(pages):
+    alone, together = pages("multilabel"), pages("multilabel", patients=True)
+    first = [page.record["labels"][0] for page in (alone, together)]
+    assert first[0]["auc"] == first[1]["auc"]
+    assert first[0]["auc_low"] != first[1]["auc_low"]
+    assert first[1]["auc_low"] < first[1]["auc"] < first[1]["auc_high"]
+    assert together.values["mean_auc_low"] == first[1]["auc_low"]  # of the only label with enough of both
+    assert f"{first[1]['auc_low']:.4f} to {first[1]['auc_high']:.4f}" in together.text

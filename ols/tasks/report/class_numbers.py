@@ -101,7 +101,7 @@ def report_split(predictions: Predicted, task: Task, temperature: float) -> Spli
     statistics = task.statistics(logits, targets)
     if clusters_of(predictions) is None:  # whose intervals have formulas
         statistics = {name: statistic for name, statistic in statistics.items() if name not in ("top1", "auc")}
-    drawn = drawn_intervals(statistics, predictions) if statistics else {}
+    drawn = drawn_intervals(statistics, predictions)
     measured, reliability = {}, {}
     for name, values in both.items():
         metrics = task.build_metric(thorough=True)

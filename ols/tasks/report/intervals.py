@@ -28,7 +28,9 @@ def drawn_intervals(statistics: Mapping[str, Statistic], predicted: Predicted) -
     """
     found: dict[str, float | None] = {f"{name}_{end}": None for name in statistics for end in ("low", "high")}
     count, clusters = len(predicted.sample_ids), clusters_of(predicted)
-    if not count or (clusters is not None and len(set(clusters)) == 1):  # of one patient nothing can be drawn
+    if (
+        not statistics or not count or (clusters is not None and len(set(clusters)) == 1)
+    ):  # of one patient nothing can be drawn
         return found
     every = resample(
         lambda counts: np.stack([statistic(counts) for statistic in statistics.values()], axis=1),

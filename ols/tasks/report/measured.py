@@ -48,9 +48,10 @@ def measure_splits(task: Task, predictions: Mapping[str, Predicted], splits: Seq
         for batch in zip(predicted.logits.split(BATCH_SIZE), predicted.targets.split(BATCH_SIZE), strict=True):
             metric.update(*batch)
         values = plain(metric.compute())
-        drawn = drawn_intervals(task.statistics(predicted.logits, predicted.targets), predicted)
+        statistics = task.statistics(predicted.logits, predicted.targets)
         if clusters_of(predicted) is None:
-            drawn = {name: value for name, value in drawn.items() if name not in values}
+            statistics = {name: one for name, one in statistics.items() if f"{name}_low" not in values}
+        drawn = drawn_intervals(statistics, predicted)
         tables = metric.tables()
         if "reliability" in tables:
             values["ece_count"] = float(tables["reliability"][:, 0].sum())  # of labels, or of pixels

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ols.figures import label_areas, precision_recall_of_labels
 from ols.metrics.auc import undefined_because
-from ols.tasks.report.intervals import clusters_of, interval_note, or_none
+from ols.tasks.report.intervals import Statistic, clusters_of, drawn_intervals, interval_note, or_none
 from ols.tasks.report.measured import SplitNumbers, measure_splits
 from ols.tasks.report.parts import (
     Card,
@@ -32,7 +32,7 @@ COLUMNS = ("auc", "auc_low", "auc_high", "average_precision", "sensitivity_at_90
 
 
 def report_labels(
-    task: Task, predictions: Mapping[str, Predicted], splits: Sequence[str], samples: tuple[NDArray, NDArray]
+    task: Task, predictions: Mapping[str, Predicted], splits: Sequence[str], areas: Mapping[str, Statistic]
 ) -> Report:
     """Return the report of a multilabel task.
 
@@ -40,11 +40,11 @@ def report_labels(
         task: What was predicted.
         predictions: Of each split.
         splits: What is reported; the first one is shown in full.
-        samples: Score of each label, and the label, of the split that is shown `[N, L]`; NaN for unknown labels.
+        areas: AUC of each label on the split that is shown, of samples that count.
     """
     numbers = measure_splits(task, predictions, splits)
     shown, predicted = numbers[splits[0]], predictions[splits[0]]
-    table = _by_drawing(shown, task.classes, predicted)  # [L, 7]
+    table = _table(shown, areas, predicted)  # [L, 7]
     ece = f"{interval_text('ece', shown.values)}, null {number(shown.values['ece_null'])}"
     labels = [dict(zip(COLUMNS, map(or_none, row), strict=True)) for row in table.tolist()]
     return Report(
@@ -62,7 +62,7 @@ def report_labels(
         measures=measure_rows(task.report, [found.values for found in numbers.values()]),
         measures_note="The arrow says what is better.",
         sections=[
-            _labels(task, table, samples[1]),
+            _labels(task, table, predicted),
             _precision(task, table, shown.tables),
             _reliability(shown),
         ],
@@ -74,19 +74,20 @@ def report_labels(
     )
 
 
-def _by_drawing(shown: SplitNumbers, names: Sequence[str], predicted: Predicted) -> NDArray:
+def _table(shown: SplitNumbers, areas: Mapping[str, Statistic], predicted: Predicted) -> NDArray:
     """Return the metric's table of labels; its intervals of independent images give way to those over patients."""
     table = shown.tables["labels"].numpy().copy()
     if clusters_of(predicted) is not None:
-        for row, name in zip(table, names, strict=True):
-            ends = (shown.values.get(f"auc/{name}_{end}") for end in ("low", "high"))
+        drawn = drawn_intervals(areas, predicted)
+        for row, name in zip(table, areas, strict=True):
+            ends = (drawn[f"{name}_{end}"] for end in ("low", "high"))
             row[1:3] = [math.nan if end is None else end for end in ends]
     return table
 
 
-def _labels(task: Task, table: NDArray, targets: NDArray) -> Section:
+def _labels(task: Task, table: NDArray, predicted: Predicted) -> Section:
     rows = []
-    for name, row, label in zip(task.classes, table.tolist(), targets.T, strict=True):
+    for name, row, label in zip(task.classes, table.tolist(), predicted.targets.numpy().T, strict=True):
         area, low, high, precision, sensitivity, positives, known = map(or_none, row)
         reason = undefined_because(label[~np.isnan(label)] == 1)
         interval = "" if low is None else f"{number(low)} to {number(high)}"
