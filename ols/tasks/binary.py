@@ -96,16 +96,16 @@ class Binary(Classification):
         from ols.metrics.auc import auc_of_counts
         from ols.metrics.curves import average_precision_of_counts
         from ols.metrics.resampling import mean_of_counts
+        from ols.metrics.selective import is_correct
 
         score, is_positive = self.score(outputs, targets)
-        top1 = super().statistics(outputs, targets)["top1"]
-        right = ((outputs.argmax(dim=1) == targets) & ~outputs.isnan().any(dim=1)).double().numpy()
+        right = is_correct(outputs, targets).double().numpy()
         return {
             "auc": lambda counts: auc_of_counts(score, is_positive, counts),
             "average_precision": lambda counts: average_precision_of_counts(score, is_positive, counts),
             "sensitivity": mean_of_counts(np.where(is_positive, right, np.nan)),
             "specificity": mean_of_counts(np.where(is_positive, np.nan, right)),
-            "top1": top1,
+            "top1": mean_of_counts(right),
         }
 
     def curves(self, predicted: "Predicted") -> "list[Section]":

@@ -83,8 +83,10 @@ class Classification(Task):
 
     def statistics(self, outputs: Tensor, targets: Tensor) -> "dict[str, Callable[[NDArray], NDArray]]":
         """Return top-1 of samples that count several times or not at all."""
-        correct = ((outputs.argmax(dim=1) == targets) & ~outputs.isnan().any(dim=1)).double().numpy()
-        return {"top1": lambda counts: counts @ correct / counts.sum(axis=1)}
+        from ols.metrics.resampling import mean_of_counts
+        from ols.metrics.selective import is_correct
+
+        return {"top1": mean_of_counts(is_correct(outputs, targets).double().numpy())}
 
     def build_report(
         self, predictions: "Mapping[str, Predicted]", splits: Sequence[str], *, soft_labels: Tensor | None = None
