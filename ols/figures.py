@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 GAP = "#f5c3c4"  # opaque: over the bar of an under-confident bin it has the colour of its legend, too
@@ -67,20 +69,83 @@ def risk_coverage(curves: dict[str, tuple[np.ndarray, np.ndarray]], *, title: st
     return figure
 
 
-def roc_curve(points: np.ndarray, *, title: str) -> Figure:
+def roc_curve(points: np.ndarray, *, title: str, band: np.ndarray | None = None) -> Figure:
     """Draw the true against the false positive rate.
 
     Args:
         points: False and true positive rate, ascending `[P, 2]`; empty where there is no curve.
         title: Title.
+        band: False positive rate, lower and upper end of the 95 % band `[G, 3]`.
     """
     figure = Figure(figsize=(4.5, 4.5), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--", label="chance")
-    axes.plot(*points.reshape(-1, 2).T, color="#4c78a8", linewidth=1.8, label="model")
+    _curve(axes, points, band)
     axes.set(title=title, xlabel="1 - specificity", ylabel="sensitivity", xlim=(0, 1), ylim=(0, 1), aspect="equal")
     axes.grid(color="0.9")
     axes.legend(loc="lower right", framealpha=0.8, edgecolor="none", fontsize="small")
+    return figure
+
+
+def precision_recall_curve(
+    points: np.ndarray, *, prevalence: float, title: str, band: np.ndarray | None = None
+) -> Figure:
+    """Draw precision against recall.
+
+    Args:
+        points: Recall, ascending, and precision `[P, 2]`; empty where there is no curve.
+        prevalence: Share of the positives, the precision of chance.
+        title: Title.
+        band: Recall, lower and upper end of the 95 % band `[G, 3]`.
+    """
+    figure = Figure(figsize=(4.5, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.axhline(prevalence, color="0.6", linewidth=1, linestyle="--", label="chance (prevalence)")
+    _curve(axes, points, band)
+    axes.set(title=title, xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    axes.grid(color="0.9")
+    axes.legend(loc="lower left", framealpha=0.8, edgecolor="none", fontsize="small")
+    return figure
+
+
+def _curve(axes: Axes, points: np.ndarray, band: np.ndarray | None) -> None:
+    if band is not None and len(band):
+        axes.fill_between(*band.T, color="#4c78a8", alpha=0.2, linewidth=0, label="95 % band")
+    axes.plot(*points.reshape(-1, 2).T, color="#4c78a8", linewidth=1.8, label="model")
+
+
+def precision_recall_of_labels(
+    curves: Sequence[np.ndarray], labels: np.ndarray, names: Sequence[str], *, title: str
+) -> Figure:
+    """Draw precision against recall of each label in a field of its own, with chance as a dashed line.
+
+    Args:
+        curves: Recall, ascending, and precision of each label `[P, 2]`; empty where there is no curve.
+        labels: Average precision in the fourth column, positives and known images in the last two `[L, 7]`.
+        names: Of the labels `[L]`.
+        title: Title.
+    """
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(2.3 * columns, 2.4 * rows + 0.3), layout="constrained")
+    fields = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
+    for axes, name, points, row in zip(fields, names, curves, labels, strict=False):
+        positives, known = row[-2:]
+        if len(points) and positives < known:
+            axes.axhline(positives / known, color="0.6", linewidth=1, linestyle="--")
+            axes.plot(*points.T, color="#4c78a8", linewidth=1.5)
+            axes.text(0.97, 0.95, f"AP {row[3]:.3f}", ha="right", va="top", fontsize=7, transform=axes.transAxes)
+        else:
+            axes.text(0.5, 0.5, "undefined", ha="center", va="center", fontsize=8, transform=axes.transAxes)
+        axes.set(xlim=(0, 1), ylim=(0, 1.02))
+        axes.set_title(f"{_literal(name)}\n{positives:,.0f} of {known:,.0f}", fontsize=7)
+        axes.tick_params(labelsize=7)
+        axes.grid(color="0.93")
+    for axes in fields[len(names) :]:
+        axes.set_visible(False)
+    figure.suptitle(title, fontsize=9)
+    figure.supxlabel("recall", fontsize=8)
+    figure.supylabel("precision", fontsize=8)
     return figure
 
 
@@ -224,7 +289,7 @@ def label_areas(labels: np.ndarray, names: Sequence[str], *, title: str) -> Figu
     axes.axvline(0.5, color="0.6", linewidth=1, linestyle="--", label="chance")
     axes.hlines(places, low, high, color="#4c78a8", label="95 % interval")
     axes.plot(value, places, "o", color="#4c78a8", markersize=5, label="AUC")
-    texts = [f"{names[i]}  ({labels[i, -2]:,.0f} of {labels[i, -1]:,.0f})" for i in order]
+    texts = [f"{_literal(names[i])}  ({labels[i, -2]:,.0f} of {labels[i, -1]:,.0f})" for i in order]
     axes.set_yticks(places, texts, fontsize=8)
     axes.set(title=title, xlim=(0, 1), ylim=(-0.6, len(order) - 0.4))
     axes.grid(axis="x", color="0.93")
@@ -248,14 +313,85 @@ def agreement_of_numbers(counts: np.ndarray, *, low: float, high: float, name: s
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
     upper.pcolormesh(edges, edges, np.ma.masked_equal(counts.T, 0), cmap="Blues", vmin=0)
     upper.plot([low, high], [low, high], color="0.6", linewidth=1, linestyle="--", label="perfect")
-    upper.set(title=title, ylabel=f"predicted {name}", ylim=(low, high))
+    upper.set(title=title, ylabel=f"predicted {_literal(name)}", ylim=(low, high))
     upper.legend(loc="upper left", frameon=False, fontsize="small")
     filled = counts.sum(axis=1) > 0
     residuals = (counts[filled] * (middle - middle[filled, None])).sum(axis=1) / counts[filled].sum(axis=1)
     lower.axhline(0, color="0.6", linewidth=1, linestyle="--")
     lower.plot(middle[filled], residuals, "o", color="#4c78a8", markersize=3)
-    lower.set(xlabel=name, ylabel="mean residual", xlim=(low, high))
+    lower.set(xlabel=_literal(name), ylabel="mean residual", xlim=(low, high))
     return figure
+
+
+def predicted_against_true(true: np.ndarray, predicted: np.ndarray, *, mean: float, name: str) -> Figure:
+    """Draw a point an image: what is predicted against what is true.
+
+    Args:
+        true: `[N]`.
+        predicted: `[N]`.
+        mean: Of the training targets, which a model that knows nothing would predict.
+        name: Of the number.
+    """
+    figure = Figure(figsize=(4.5, 4.5), layout="constrained")
+    axes = figure.subplots()
+    both = np.concatenate([true, predicted, [mean]])
+    ends = [both.min(), both.max()]
+    axes.plot(ends, ends, color="0.6", linewidth=1, linestyle="--", label="perfect")
+    axes.axhline(mean, color="#c9691b", linewidth=1, linestyle=":", label="training mean")
+    _points(axes, true, predicted)
+    axes.set(xlabel=_literal(name), ylabel=f"predicted {_literal(name)}", aspect="equal")
+    axes.legend(loc="upper left", framealpha=0.8, edgecolor="none", fontsize="small")
+    return figure
+
+
+def residuals_against_predicted(true: np.ndarray, predicted: np.ndarray, *, name: str) -> Figure:
+    """Draw a point an image: prediction less target against the prediction.
+
+    Args:
+        true: `[N]`.
+        predicted: `[N]`.
+        name: Of the number.
+    """
+    figure = Figure(figsize=(4.5, 4.5), layout="constrained")
+    axes = figure.subplots()
+    residual = predicted - true
+    axes.axhline(0, color="0.6", linewidth=1, linestyle="--", label="perfect")
+    if len(residual):
+        axes.axhline(residual.mean(), color="#c9691b", linewidth=1, linestyle=":", label="bias")
+    _points(axes, predicted, residual)
+    axes.set(xlabel=f"predicted {_literal(name)}", ylabel="predicted less true")
+    axes.legend(loc="upper left", framealpha=0.8, edgecolor="none", fontsize="small")
+    return figure
+
+
+def _points(axes: Axes, across: np.ndarray, up: np.ndarray) -> None:
+    """Draw points; as pixels where they are so many that a page would be heavy with them."""
+    shade = 0.5 if len(across) < 2000 else 0.1
+    axes.scatter(across, up, s=9, color="#4c78a8", alpha=shade, linewidths=0, rasterized=len(across) > 2000)
+    axes.grid(color="0.93")
+    axes.set_axisbelow(True)
+
+
+def outlined(image: np.ndarray, true: np.ndarray, found: np.ndarray, *, side: int) -> Image.Image:
+    """Draw the outlines of a mask, and of what is predicted, on an image.
+
+    Args:
+        image: uint8 `[C, H, W]`, C of 1 or 3.
+        true: Pixels of the mask, bool `[H, W]`; outlined in green.
+        found: Pixels that are predicted, bool `[H, W]`; outlined in orange, over the green.
+        side: Least height and width of the picture, to which a smaller image is enlarged a whole number of times.
+    """
+    times = max(1, -(-side // min(true.shape)))
+    pixels = np.broadcast_to(image, (3, *image.shape[1:])).transpose(1, 2, 0)
+    picture = np.ascontiguousarray(pixels.repeat(times, axis=0).repeat(times, axis=1))
+    for mask, colour in ((true, (60, 220, 90)), (found, (255, 140, 40))):
+        large = np.pad(mask.repeat(times, axis=0).repeat(times, axis=1), 2)
+        inner = large.copy()
+        for step in (1, 2):
+            for axis in (0, 1):
+                inner &= np.roll(large, step, axis) & np.roll(large, -step, axis)
+        picture[(large & ~inner)[2:-2, 2:-2]] = colour
+    return Image.fromarray(picture)
 
 
 def overlap_histogram(overlaps: np.ndarray, *, title: str) -> Figure:

@@ -61,10 +61,9 @@ def main(options: Namespace) -> None:
     from ols.data.sampling import EvalBatches
     from ols.data.sources.opening import open_data
     from ols.data.transforms import EvalTransform
-    from ols.evaluation.evaluate import measure, predict
+    from ols.evaluation.evaluate import predict
     from ols.evaluation.predictions import are_current, load_predictions, save_predictions
-    from ols.evaluation.report.console import result_table
-    from ols.evaluation.report.model_report import build_model_report
+    from ols.evaluation.report.model_report import ModelReport
     from ols.evaluation.report.page import write_page
     from ols.runs.environment import cores_per_process, environment_record
     from ols.runs.trained_model import find_trained
@@ -137,12 +136,10 @@ def main(options: Namespace) -> None:
     if accelerator.is_main_process and options.report:
         for trained, task, folder, _, _, sources, _ in work:
             predictions = {split: load_predictions(folder / f"{split}.safetensors") for split in sources}
-            if task.kind != "class":  # of which there is a page
-                print(result_table({split: measure(predictions[split], task) for split in options.splits}, task))
-                continue
-            report = build_model_report(trained, predictions, task, splits=options.splits, conditions=environment)
-            read = sources[options.splits[-1]].read
-            write_page(folder, report, predictions, task, soft_labels=trained.soft_labels, read=read)
+            splits = options.splits[::-1]  # the last one is shown in full
+            report = task.build_report(predictions, splits, soft_labels=trained.soft_labels)
+            model = ModelReport.of(trained, predictions, splits=splits, conditions=environment)
+            write_page(folder, model, report, source=sources[splits[0]], preprocessing=trained.preprocessing)
             print(f"{folder / 'report.html'}")
     accelerator.end_training()
 

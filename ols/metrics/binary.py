@@ -7,6 +7,7 @@ from ols.metrics.arguments import class_indices, usable_rows
 from ols.metrics.auc import auc, average_precision, roc_points, sensitivity_at_specificity
 from ols.metrics.classification import ClassificationMetrics
 from ols.metrics.composed import ComposedMetric
+from ols.metrics.curves import precision_recall_points
 
 
 class BinaryMetrics(ComposedMetric):
@@ -96,12 +97,13 @@ class BinaryMetrics(ComposedMetric):
         """Return what is no scalar, of all processes, on the CPU.
 
         Returns:
-            The tables of `ClassificationMetrics`, and `roc`: false and true positive rate from (0, 0) to (1, 1),
-            float64 `[P, 2]`, empty where it is undefined.
+            The tables of `ClassificationMetrics`, and `roc`: false and true positive rate from (0, 0) to (1, 1), and
+            `precision_recall`: recall and precision, float64 `[P, 2]`, empty where undefined.
         """
         with self.sync_context():
-            roc = torch.from_numpy(roc_points(*self._samples()))
-        return self.classification.tables() | {"roc": roc}
+            samples = self._samples()
+        curves = {"roc": roc_points(*samples), "precision_recall": precision_recall_points(*samples)}
+        return self.classification.tables() | {name: torch.from_numpy(points) for name, points in curves.items()}
 
     def _samples(self) -> tuple[Tensor, Tensor]:
         """Return score and whether positive `[N]`, on the CPU; states are lists, or merged over processes."""

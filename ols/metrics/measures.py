@@ -16,6 +16,7 @@ class Measure:
         label: What tables call it.
         higher_is_better: Which way is better; None where neither is.
         percent: Whether it is a fraction that tables print in percent.
+        whole: Whether it is a number of things.
         scaled: Whether it is taken of logits divided by a temperature; None where that does not change it.
         note: What a reader may not know, such as its unit or how it is estimated.
         interval: Whether every evaluation gives its 95 % interval, as `NAME_low` and `NAME_high`.
@@ -24,6 +25,7 @@ class Measure:
     label: str
     higher_is_better: bool | None
     percent: bool = False
+    whole: bool = False
     scaled: bool | None = None
     note: str = ""
     interval: bool = False
@@ -49,6 +51,8 @@ class Measure:
         """Return a value as a table prints it: a fraction in percent with two digits less; None and NaN are n/a."""
         if value is None or math.isnan(value):
             return "n/a"
+        if self.whole:
+            return f"{value:,.0f}"
         return f"{value:.{max(digits - 2, 0)}%}" if self.percent else f"{value:.{digits}f}"
 
 
@@ -73,7 +77,9 @@ MEASURES = {
     "mean_sensitivity_at_90_specificity": Measure(
         "mean sensitivity at 90 % specificity", True, percent=True, note="mean over the same labels"
     ),
-    "labels_in_mean": Measure("labels in the mean", None, note="those with 10 positives and 10 negatives or more"),
+    "labels_in_mean": Measure(
+        "labels in the mean", None, whole=True, note="those with 10 positives and 10 negatives or more"
+    ),
     # Of numbers
     "mae": Measure("MAE", False, note="in the unit of the target", interval=True),
     "rmse": Measure("RMSE", False, note="in the unit of the target"),
@@ -90,7 +96,7 @@ MEASURES = {
     "iou_q25": Measure("IoU, lower quartile", True),
     "iou_median": Measure("IoU, median", True),
     "iou_q75": Measure("IoU, upper quartile", True),
-    "empty_masks": Measure("empty masks", None, note="images without foreground, outside the means"),
+    "empty_masks": Measure("empty masks", None, whole=True, note="images without foreground, outside the means"),
     "empty_found": Measure("found where there is none", False, percent=True, note="of the empty masks"),
     # Of probabilities
     "nll": Measure("NLL", False, scaled=False, note="nats"),

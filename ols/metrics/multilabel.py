@@ -8,6 +8,7 @@ from torch import Tensor
 from ols.metrics.auc import auc, average_precision, roc_points, sensitivity_at_specificity
 from ols.metrics.calibration import CalibrationHistogram
 from ols.metrics.composed import ComposedMetric
+from ols.metrics.curves import precision_recall_points
 
 ENOUGH = 10  # positives, and negatives, of a label whose AUC counts in the mean
 
@@ -91,14 +92,15 @@ class MultilabelMetrics(ComposedMetric):
         Returns:
             `reliability`: see `CalibrationHistogram`. `labels`: AUC, its 95 % interval, average precision, sensitivity
             at 90 % specificity, positives and known images of each label, float64 `[L, 7]`. `roc/LABEL`: false and true
-            positive rate, float64 `[P, 2]`, empty where undefined.
+            positive rate, and `precision_recall/LABEL`: recall and precision, float64 `[P, 2]`, empty where undefined.
         """
         with self.histogram.sync_context(), self.sync_context():
             scores, targets = self._samples()
-            curves = {
-                f"roc/{label}": torch.from_numpy(roc_points(score[~target.isnan()], target[~target.isnan()] == 1))
-                for label, score, target in zip(self.labels, scores.T, targets.T, strict=True)
-            }
+            curves = {}
+            for label, score, target in zip(self.labels, scores.T, targets.T, strict=True):
+                known = ~target.isnan()
+                for name, points in (("roc", roc_points), ("precision_recall", precision_recall_points)):
+                    curves[f"{name}/{label}"] = torch.from_numpy(points(score[known], target[known] == 1))
             return {"reliability": self.histogram.reliability().cpu(), "labels": self._table()} | curves
 
     def _table(self) -> Tensor:

@@ -80,6 +80,26 @@ def resample(
     return np.concatenate(results)
 
 
+def mean_of_counts(values: ArrayLike) -> Callable[[NDArray], NDArray]:
+    """Return the mean of values that count several times or not at all, for `resample`.
+
+    Args:
+        values: Of each sample `[N]`; NaN has no part in the mean.
+
+    Returns:
+        A function from how often each sample counts `[R, N]` to the mean `[R]`, NaN where no value counts.
+    """
+    array = np.asarray(values, np.float64)
+    defined = np.flatnonzero(~np.isnan(array))
+
+    def mean(counts: NDArray) -> NDArray:
+        chosen = counts[:, defined]
+        with np.errstate(invalid="ignore"):
+            return chosen @ array[defined] / chosen.sum(axis=1)
+
+    return mean
+
+
 def bootstrap_interval(estimate: ArrayLike, resampled: ArrayLike, *, level: float = 0.95) -> tuple[NDArray, NDArray]:
     """Return the basic bootstrap interval (Davison and Hinkley 1997, equation 5.6).
 
@@ -98,12 +118,31 @@ def bootstrap_interval(estimate: ArrayLike, resampled: ArrayLike, *, level: floa
     Raises:
         ValueError: `level` does not lie in (0, 1).
     """
+    low, high = percentile_interval(resampled, level=level)
+    return 2 * np.asarray(estimate) - high, 2 * np.asarray(estimate) - low
+
+
+def percentile_interval(resampled: ArrayLike, *, level: float = 0.95) -> tuple[NDArray, NDArray]:
+    """Return the percentile interval (Efron 1979): quantiles of the resamples.
+
+    Unlike the basic interval it stays where the statistic can lie, such as an AUC in [0, 1].
+
+    Args:
+        resampled: What `resample` returns `[R, ...]`.
+        level: Coverage, in (0, 1).
+
+    Returns:
+        Lower and upper end `[...]`.
+
+    Raises:
+        ValueError: `level` does not lie in (0, 1).
+    """
     level = real_number("level", level)
     if not 0 < level < 1:
         raise ValueError(f"level must lie in (0, 1), got {level}")
     tail = (1 - level) / 2
     low, high = np.quantile(np.asarray(resampled), [tail, 1 - tail], axis=0)
-    return 2 * np.asarray(estimate) - high, 2 * np.asarray(estimate) - low
+    return low, high
 
 
 def bootstrap_p(difference: ArrayLike, resampled: ArrayLike) -> NDArray:

@@ -3,15 +3,19 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ols.metrics.arguments import usable_rows
 from ols.tasks.classification import CALIBRATION, SELECTIVE, Classification
 from ols.tasks.task import TaskMetric, Values
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
+
+    from ols.tasks.report.parts import Predicted, Section
 
 
 class Binary(Classification):
@@ -72,21 +76,57 @@ class Binary(Classification):
 
         return BinaryMetrics(positive=self.positive, classwise=thorough)
 
-    def of_draws(self, outputs: Tensor, targets: Tensor) -> "Callable[[NDArray], NDArray]":
-        """Return the AUC of samples that count several times or not at all."""
-        from ols.metrics.auc import auc_of_counts
+    def score(self, outputs: Tensor, targets: Tensor) -> "tuple[NDArray, NDArray]":
+        """Return the score of each sample, and whether it is positive; one that is no number is as wrong as can be.
 
+        Args:
+            outputs: Logits `[N, 2]`.
+            targets: Class indices `[N]`.
+
+        Returns:
+            float64 and bool `[N]`.
+        """
         is_positive = targets == self.positive
         score = (outputs[:, self.positive] - outputs[:, 1 - self.positive]).double()
-        wrong = torch.where(is_positive, -torch.inf, torch.inf).double()  # as the metric takes what is no number
-        score = torch.where(score.isnan(), wrong, score)
-        return lambda counts: auc_of_counts(score.numpy(), is_positive.numpy(), counts)
+        wrong = torch.where(is_positive, -torch.inf, torch.inf).double()
+        return torch.where(usable_rows(outputs), score, wrong).numpy(), is_positive.numpy()
+
+    def statistics(self, outputs: Tensor, targets: Tensor) -> "dict[str, Callable[[NDArray], NDArray]]":
+        """Return AUC, average precision, and the accuracy of all, positives and negatives, of samples that count."""
+        from ols.metrics.auc import auc_of_counts
+        from ols.metrics.curves import average_precision_of_counts
+        from ols.metrics.resampling import mean_of_counts
+        from ols.metrics.selective import is_correct
+
+        score, is_positive = self.score(outputs, targets)
+        right = is_correct(outputs, targets).double().numpy()
+        return {
+            "auc": lambda counts: auc_of_counts(score, is_positive, counts),
+            "average_precision": lambda counts: average_precision_of_counts(score, is_positive, counts),
+            "sensitivity": mean_of_counts(np.where(is_positive, right, np.nan)),
+            "specificity": mean_of_counts(np.where(is_positive, np.nan, right)),
+            "top1": mean_of_counts(right),
+        }
+
+    def curves(self, predicted: "Predicted") -> "list[Section]":
+        """Return the ROC and the precision-recall curve with their bands."""
+        from ols.tasks.report.binary_sections import curve_sections
+
+        score, is_positive = self.score(predicted.logits, predicted.targets)
+        name = self.classes[self.positive]
+        return curve_sections(score, is_positive, predicted, positive=name)
 
     def draw(self, tables: Mapping[str, Tensor], *, title: str) -> "dict[str, Figure]":
-        """Draw the reliability diagram and the ROC curve."""
-        from ols.figures import roc_curve
+        """Draw the reliability diagram, the ROC and the precision-recall curve."""
+        from ols.figures import precision_recall_curve, roc_curve
 
-        return super().draw(tables, title=title) | {"roc": roc_curve(tables["roc"].numpy(), title=title)}
+        prevalence = float(tables["confusion"][self.positive].sum() / tables["confusion"].sum())
+        return super().draw(tables, title=title) | {
+            "roc": roc_curve(tables["roc"].numpy(), title=title),
+            "precision_recall": precision_recall_curve(
+                tables["precision_recall"].numpy(), prevalence=prevalence, title=title
+            ),
+        }
 
     def remarks(self, values: Values) -> list[str]:
         """Return the AUC with its interval and the numbers it is of, or why there is none."""

@@ -1,6 +1,6 @@
 """One of several classes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -12,6 +12,8 @@ from ols.tasks.task import Task, TaskMetric, draw_reliability
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
+
+    from ols.tasks.report.parts import Predicted, Report, Section
 
 CALIBRATION = (
     "ece",
@@ -79,10 +81,25 @@ class Classification(Task):
 
         return ClassificationMetrics(len(self.classes), classwise=thorough)
 
-    def of_draws(self, outputs: Tensor, targets: Tensor) -> "Callable[[NDArray], NDArray]":
+    def statistics(self, outputs: Tensor, targets: Tensor) -> "dict[str, Callable[[NDArray], NDArray]]":
         """Return top-1 of samples that count several times or not at all."""
-        correct = ((outputs.argmax(dim=1) == targets) & ~outputs.isnan().any(dim=1)).double().numpy()
-        return lambda counts: counts @ correct / counts.sum(axis=1)
+        from ols.metrics.resampling import mean_of_counts
+        from ols.metrics.selective import is_correct
+
+        return {"top1": mean_of_counts(is_correct(outputs, targets).double().numpy())}
+
+    def build_report(
+        self, predictions: "Mapping[str, Predicted]", splits: Sequence[str], *, soft_labels: Tensor | None = None
+    ) -> "Report":
+        """Return accuracy and calibration, raw and scaled, by group and class, and what is taken for what."""
+        from ols.tasks.report.class_sections import report_classes
+
+        selective, curves = self.report["Selective prediction"], self.curves(predictions[splits[0]])
+        return report_classes(self, predictions, splits, soft_labels=soft_labels, selective=selective, curves=curves)
+
+    def curves(self, predicted: "Predicted") -> "list[Section]":
+        """Return sections that a report has before those of calibration: none."""
+        return []
 
     def draw(self, tables: Mapping[str, Tensor], *, title: str) -> "dict[str, Figure]":
         """Draw the reliability diagram."""

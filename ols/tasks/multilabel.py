@@ -1,9 +1,10 @@
 """Several labels of an image, each there or not, some of them unknown."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ols.losses import BinaryCrossEntropy, Loss
@@ -12,6 +13,8 @@ from ols.tasks.task import Task, TaskMetric, Values, draw_reliability
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
+
+    from ols.tasks.report.parts import Predicted, Report
 
 
 class Multilabel(Task):
@@ -66,31 +69,80 @@ class Multilabel(Task):
 
         return MultilabelMetrics(self.classes)
 
-    def of_draws(self, outputs: Tensor, targets: Tensor) -> "Callable[[NDArray], NDArray]":
-        """Return the mean AUC, over the labels that have enough of both, of samples that count several times or not."""
+    def scores(self, outputs: Tensor, targets: Tensor) -> "tuple[NDArray, NDArray]":
+        """Return the score of each label, and the label; a score that is no number is as wrong as can be.
+
+        Args:
+            outputs: Logits `[N, L]`.
+            targets: 0, 1 or NaN for unknown `[N, L]`.
+
+        Returns:
+            float64 `[N, L]`, both.
+        """
+        wrong = torch.where(targets == 1, -torch.inf, torch.inf).double()
+        return torch.where(outputs.isfinite(), outputs.double(), wrong).numpy(), targets.double().numpy()
+
+    def statistics(self, outputs: Tensor, targets: Tensor) -> "dict[str, Callable[[NDArray], NDArray]]":
+        """Return mean AUC and average precision, over the labels that have enough of both, of samples that count."""
         from ols.metrics.auc import auc_of_counts
+        from ols.metrics.curves import average_precision_of_counts
         from ols.metrics.multilabel import ENOUGH
 
-        scores, labels = outputs.double().numpy(), targets.numpy()
-        enough = (np.minimum((labels == 1).sum(axis=0), (labels == 0).sum(axis=0)) >= ENOUGH).nonzero()[0].tolist()
+        labels = targets.numpy()
+        enough = np.minimum((labels == 1).sum(axis=0), (labels == 0).sum(axis=0)) >= ENOUGH
 
-        def mean_auc(counts: "NDArray") -> "NDArray":
-            known = ~np.isnan(labels)
-            areas = [
-                auc_of_counts(scores[known[:, k], k], labels[known[:, k], k] == 1, counts[:, known[:, k]])
-                for k in enough
-            ]
-            return np.mean(areas, axis=0) if areas else np.full(len(counts), np.nan)
+        def mean(measure: "Callable[..., NDArray]") -> "Callable[[NDArray], NDArray]":
+            every = list(self.by_label(measure, outputs, targets).values())
+            chosen = [one for one, has in zip(every, enough, strict=True) if has]
+            return lambda counts: (
+                np.mean([one(counts) for one in chosen], axis=0) if chosen else np.full(len(counts), np.nan)
+            )
 
-        return mean_auc
+        return {"mean_auc": mean(auc_of_counts), "mean_average_precision": mean(average_precision_of_counts)}
+
+    def by_label(
+        self, measure: "Callable[..., NDArray]", outputs: Tensor, targets: Tensor
+    ) -> "dict[str, Callable[[NDArray], NDArray]]":
+        """Return a measure of each label, over the samples where it is known, of samples that count.
+
+        Args:
+            measure: Of scores, whether they are of positives, and how often they count, such as `auc_of_counts`.
+            outputs: Logits `[N, L]`; one that is no number is as wrong as can be.
+            targets: 0, 1 or NaN for unknown `[N, L]`.
+        """
+        wrong = torch.where(targets == 1, -torch.inf, torch.inf).double()
+        scores = torch.where(outputs.isfinite(), outputs.double(), wrong).numpy()
+
+        def of_label(score: "NDArray", label: "NDArray") -> "Callable[[NDArray], NDArray]":
+            known = ~np.isnan(label)
+            if not known.any():
+                return lambda counts: np.full(len(counts), np.nan)
+            return lambda counts: measure(score[known], label[known] == 1, counts[:, known])
+
+        columns = zip(self.classes, scores.T, targets.numpy().T, strict=True)
+        return {name: of_label(score, label) for name, score, label in columns}
+
+    def build_report(
+        self, predictions: "Mapping[str, Predicted]", splits: Sequence[str], *, soft_labels: Tensor | None = None
+    ) -> "Report":
+        """Return the AUC of each label with its support and interval, its precision and recall, and calibration."""
+        from ols.metrics.auc import auc_of_counts
+        from ols.tasks.report.multilabel_sections import report_labels
+
+        shown = predictions[splits[0]]
+        areas = self.by_label(auc_of_counts, shown.logits, shown.targets)
+        return report_labels(self, predictions, splits, areas)
 
     def draw(self, tables: Mapping[str, Tensor], *, title: str) -> "dict[str, Figure]":
-        """Draw the reliability diagram, and the labels' AUCs with their intervals."""
-        from ols.figures import label_areas
+        """Draw the reliability diagram, the labels' AUCs with their intervals, and precision over recall of each."""
+        from ols.figures import label_areas, precision_recall_of_labels
 
+        labels = tables["labels"].numpy()
+        curves = [tables[f"precision_recall/{name}"].numpy() for name in self.classes]
         return {
             "reliability": draw_reliability(tables, title=title),
-            "labels": label_areas(tables["labels"].numpy(), self.classes, title=title),
+            "labels": label_areas(labels, self.classes, title=title),
+            "precision_recall": precision_recall_of_labels(curves, labels, self.classes, title=title),
         }
 
     def remarks(self, values: Values) -> list[str]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ols.losses import Loss
@@ -13,6 +14,8 @@ from ols.tasks.task import Targets, Task, TaskMetric, Values
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
+
+    from ols.tasks.report.parts import Predicted, Report
 
 
 class Regression(Task):
@@ -89,10 +92,43 @@ class Regression(Task):
 
         return RegressionMetrics(mean=self.mean, std=self.std)
 
-    def of_draws(self, outputs: Tensor, targets: Tensor) -> "Callable[[NDArray], NDArray]":
-        """Return the mean absolute error, in the target's unit, of samples that count several times or not at all."""
-        errors = (self.mean + self.std * outputs.double().flatten() - targets.double()).abs().numpy()
-        return lambda counts: counts @ errors / counts.sum(axis=1)
+    def in_units(self, outputs: Tensor) -> "NDArray":
+        """Return outputs `[N, 1]` in the target's unit, float64 `[N]`; what is no number is NaN."""
+        predicted = self.mean + self.std * outputs.double().flatten()
+        return torch.where(predicted.isfinite(), predicted, torch.nan).numpy()
+
+    def statistics(self, outputs: Tensor, targets: Tensor) -> "dict[str, Callable[[NDArray], NDArray]]":
+        """Return errors, in the target's unit, of samples that count; those whose output is no number have no part.
+
+        `mae_less_of_mean` is the mean absolute error less that of predicting the training mean.
+        """
+        from ols.metrics.resampling import mean_of_counts
+
+        true = targets.double().numpy() - self.mean
+        error = self.in_units(outputs) - self.mean - true
+        true = np.where(np.isnan(error), np.nan, true)
+        squared, centred, spread = (mean_of_counts(values) for values in (error**2, true, true**2))
+
+        def r2(counts: "NDArray") -> "NDArray":
+            variance = spread(counts) - centred(counts) ** 2
+            varies = variance > 1e-12 * spread(counts)
+            return np.where(varies, 1 - squared(counts) / np.where(varies, variance, 1), np.nan)
+
+        return {
+            "mae": mean_of_counts(np.abs(error)),
+            "rmse": lambda counts: np.sqrt(squared(counts)),
+            "r2": r2,
+            "bias": mean_of_counts(error),
+            "mae_less_of_mean": mean_of_counts(np.abs(error) - np.abs(true)),
+        }
+
+    def build_report(
+        self, predictions: "Mapping[str, Predicted]", splits: Sequence[str], *, soft_labels: Tensor | None = None
+    ) -> "Report":
+        """Return errors beside those of predicting the mean, predictions against targets, and the largest errors."""
+        from ols.tasks.report.regression_sections import report_numbers
+
+        return report_numbers(self, predictions, splits, self.in_units(predictions[splits[0]].logits), mean=self.mean)
 
     def in_units_of(self, other: Task, outputs: Tensor) -> Tensor:
         """Return outputs in the standard deviations of another task's training targets."""

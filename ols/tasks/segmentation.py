@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
+    from ols.tasks.report.parts import Predicted, Report
+
 BACKGROUND = "background"
 
 
@@ -85,16 +87,24 @@ class Segmentation(Task):
 
         return SegmentationMetrics(self.num_outputs)
 
-    def of_draws(self, outputs: Tensor, targets: Tensor) -> "Callable[[NDArray], NDArray]":
-        """Return the mean Dice, over images with a mask, of images that count several times or not at all."""
+    def statistics(self, outputs: Tensor, targets: Tensor) -> "dict[str, Callable[[NDArray], NDArray]]":
+        """Return the mean Dice and IoU, over images with a mask, of images that count several times or not at all."""
+        from ols.metrics.resampling import mean_of_counts
         from ols.metrics.segmentation import SegmentationMetrics
 
         metric = SegmentationMetrics(self.num_outputs)
         for batch in zip(outputs.split(64), targets.split(64), strict=True):
             metric.update(*batch)
-        dice = metric.tables()["overlaps"][:, 0].numpy()
-        shown = ~np.isnan(dice)
-        return lambda counts: counts[:, shown] @ dice[shown] / counts[:, shown].sum(axis=1)
+        overlaps = metric.tables()["overlaps"].numpy()
+        return {name: mean_of_counts(overlaps[:, column]) for column, name in enumerate(("dice", "iou"))}
+
+    def build_report(
+        self, predictions: "Mapping[str, Predicted]", splits: Sequence[str], *, soft_labels: Tensor | None = None
+    ) -> "Report":
+        """Return Dice and how it is distributed, the worst and best images with both outlines, and empty masks."""
+        from ols.tasks.report.segmentation_sections import report_masks
+
+        return report_masks(self, predictions, splits)
 
     def draw(self, tables: Mapping[str, Tensor], *, title: str) -> "dict[str, Figure]":
         """Draw the reliability diagram of the pixels, and how Dice is distributed over images."""

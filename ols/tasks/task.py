@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
+    from ols.tasks.report.parts import Predicted, Report
+
 Values = Mapping[str, float | None]
 """Measures by name, with what belongs to them: `auc`, `auc_low` and `auc_high`; None and NaN are undefined."""
 
@@ -178,17 +180,21 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def of_draws(self, outputs: Tensor, targets: Tensor) -> "Callable[[NDArray], NDArray]":
-        """Return the measure that selects by default, of samples that count several times or not at all.
+    def statistics(self, outputs: Tensor, targets: Tensor) -> "dict[str, Callable[[NDArray], NDArray]]":
+        """Return measures of samples that count several times or not at all, the one that selects by default first.
 
         Args:
             outputs: What a model gave `[N, ...]`.
             targets: Of each sample `[N, ...]`.
 
         Returns:
-            A function from how often each sample counts `[R, N]` to the measure `[R]`, for `ols.metrics.resampling`;
-            NaN where it is undefined.
+            By the name of the measure a function from how often each sample counts `[R, N]` to the measure `[R]`, for
+            `ols.metrics.resampling`; NaN where it is undefined.
         """
+
+    def of_draws(self, outputs: Tensor, targets: Tensor) -> "Callable[[NDArray], NDArray]":
+        """Return the one of `statistics` that selects by default."""
+        return self.statistics(outputs, targets)[self.selects[0]]
 
     def in_units_of(self, other: "Task", outputs: Tensor) -> Tensor:
         """Return outputs as `other` reads them, which was built for other training images, such as another fold's."""
@@ -197,6 +203,18 @@ class Task(ABC):
     @abstractmethod
     def draw(self, tables: Mapping[str, Tensor], *, title: str) -> "dict[str, Figure]":
         """Draw what a metric's `tables` hold, figures by name."""
+
+    @abstractmethod
+    def build_report(
+        self, predictions: "Mapping[str, Predicted]", splits: Sequence[str], *, soft_labels: Tensor | None = None
+    ) -> "Report":
+        """Return what a report says of predictions: measures with intervals, figures, tables and images.
+
+        Args:
+            predictions: Of each split, those of `val` among them, which a temperature is fitted on.
+            splits: What is reported; the first one is shown in full.
+            soft_labels: What the loss had learned `[K, K]`, if it learns soft labels.
+        """
 
     def remarks(self, values: Values) -> list[str]:
         """Return sentences that a reader of these values needs, such as why one of them is undefined."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from ols.evaluation.report.wording import markdown_text
+from ols.evaluation.report.markdown import markdown_text
 from ols.files import write_file
 from ols.metrics.measures import MEASURES
 from ols.tasks.task import Task

@@ -47,7 +47,10 @@ def test_a_task_of_other_targets_names_known_measures_that_its_metric_gives(name
     assert all(MEASURES[measure].higher_is_better is not None for measure in task.selects)
     intervals = {measure for measure in named if f"{measure}_low" in found}
     assert intervals == {measure for measure in named if MEASURES[measure].interval}
-    assert len(task.draw(_measured(task).tables(), title="val")) == {"regression": 1}.get(name, 2)
+    assert (
+        len(task.draw(_measured(task).tables(), title="val"))
+        == {"multilabel": 3, "regression": 1, "segmentation": 2}[name]
+    )
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -95,3 +98,26 @@ def test_the_first_of_two_classes_can_be_the_positive_one():
     assert float(found["sensitivity"]) == pytest.approx(float((score[diseased] > 0).double().mean()))
     with pytest.raises(ValueError, match="no class is named 'sick', the positive one; there are disease, healthy"):
         build_task("binary", ["disease", "healthy"], ["X", "X"], positive="sick")
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_statistics_of_images_that_count_once_are_the_metrics_own_whatever_is_not_finite(name):
+    task, generator = build_task_for(name, SOURCES[name], np.arange(60)), torch.Generator().manual_seed(0)
+    outputs = torch.randn((60, 2, 4, 4) if task.dense else (60, task.num_outputs), generator=generator)
+    outputs[0], outputs[1] = torch.nan, torch.inf
+    target = torch.from_numpy(SOURCES[name].targets)
+    if task.dense:
+        target = torch.randint(0, 2, (60, 4, 4), generator=generator)
+        target[::7] = 0
+    elif name == "multilabel":
+        target = torch.where(torch.rand(60, 2, generator=generator) < 0.2, torch.nan, target)
+    metric = task.build_metric()
+    metric.update(outputs, target)
+    values = {measure: float(value) for measure, value in metric.compute().items()}
+    if name == "regression":
+        has = outputs[:, 0].isfinite()
+        of_mean = (target[has].double() - task.mean).abs().mean()
+        values["mae_less_of_mean"] = values["mae"] - float(of_mean)
+    found = {measure: one(np.ones((1, 60)))[0] for measure, one in task.statistics(outputs, target).items()}
+    assert found == {measure: pytest.approx(values[measure]) for measure in found}
+    assert next(iter(found)) == task.selects[0]

@@ -1,6 +1,7 @@
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -104,3 +105,17 @@ def test_an_unknown_task_and_three_classes_for_two_are_refused():
         ValueError, match="a binary task needs two classes, the data set has 3: class 0, class 1, class 2"
     ):
         _task("binary", 3)
+
+
+@pytest.mark.parametrize(("name", "num_classes"), CASES)
+def test_statistics_of_images_that_count_once_are_the_metrics_own_whatever_is_not_finite(name, num_classes):
+    task, generator = _task(name, num_classes), torch.Generator().manual_seed(0)
+    target = torch.arange(60) % num_classes
+    logits = torch.randn(60, num_classes, generator=generator)
+    logits[0, target[0]], logits[1, target[1]], logits[2] = torch.inf, torch.nan, -torch.inf
+    metric = task.build_metric()
+    metric.update(logits, target)
+    values = metric.compute()
+    found = {measure: one(np.ones((1, 60)))[0] for measure, one in task.statistics(logits, target).items()}
+    assert found == {measure: pytest.approx(float(values[measure])) for measure in found}
+    assert next(iter(found)) == task.selects[0]

@@ -1,19 +1,20 @@
-from xml.etree import ElementTree
-
 import pytest
 import torch
 import torch.nn.functional as F
-from markdown import markdown
 from netcal.metrics import ECE
 from sklearn.metrics import multilabel_confusion_matrix, roc_auc_score
 
 from ols.evaluation.predictions import Predictions
-from ols.evaluation.report.model_report import fit_temperature, report_soft_labels, report_split
-from ols.evaluation.report.records import AgainstTheRest, AsPredicted, Calibration, ClassRecord, ModelReport
-from ols.evaluation.report.wording import markdown_text, sentences, worst_by_accuracy, worst_by_calibration
 from ols.tasks import build_task
+from ols.tasks.report.class_numbers import fit_temperature, report_soft_labels, report_split
+from ols.tasks.report.class_records import AgainstTheRest, AsPredicted, Calibration, ClassRecord, ClassReport
+from ols.tasks.report.class_sections import sentences
+from ols.tasks.report.class_tables import worst_by_accuracy, worst_by_calibration
 
 TASK = build_task("multiclass", ["class 0", "class 1", "class 2"], ["CT"] * 3)
+
+
+GROUPED = build_task("multiclass", TASK.classes, ["CT/lung", "CT/lung", "US"])
 
 
 def _predictions(logits: torch.Tensor, targets: list[int], groups: list[str]) -> Predictions:
@@ -34,7 +35,7 @@ def _predictions(logits: torch.Tensor, targets: list[int], groups: list[str]) ->
 def test_a_worked_case_of_two_groups():
     """Four images; the third is taken for another class, of another group, with the highest confidence of all."""
     logits = torch.tensor([[2.0, 0, 0], [1.0, 0, 0], [0, 0, 9.0], [0, 0, 3.0]])
-    found = report_split(_predictions(logits, [0, 0, 1, 2], ["CT/lung", "CT/lung", "US"]), TASK, 2.0)
+    found = report_split(_predictions(logits, [0, 0, 1, 2], ["CT/lung", "CT/lung", "US"]), GROUPED, 2.0)
     assert found.images == 4
     assert found.accuracy == 0.75
     lung, us = found.groups
@@ -67,20 +68,7 @@ def test_images_with_non_finite_logits_are_errors_that_calibration_leaves_out():
     assert found.groups[0].raw.ece == pytest.approx(ECE(15).measure(probs, targets[:50].numpy()), abs=1e-6)
     assert sum(record.predicted.images for record in found.classes) == 50
     assert {error.sample_id for error in found.errors} == {f"{i}.png" for i in range(20)}
-    report = ModelReport(
-        name="run",
-        task="multiclass",
-        architecture="resnet",
-        epoch=1,
-        seed=0,
-        loss=None,
-        preprocessing={},
-        shown="test",
-        temperature=fit_temperature(_some(broken, targets)),
-        splits={"test": found},
-        soft_labels=None,
-        conditions={},
-    )
+    report = ClassReport("test", fit_temperature(_some(broken, targets)), {"test": found}, None)
     assert any("10 images had non-finite logits" in sentence for sentence in sentences(report, TASK))
     nothing = report_split(_predictions(torch.full((6, 3), torch.nan), [0, 1, 2] * 2, ["CT"] * 3), TASK, 1.0)
     assert (nothing.accuracy, nothing.raw["ece"], nothing.errors) == (0.0, None, [])
@@ -144,15 +132,6 @@ def test_each_class_against_the_rest_is_what_scikit_learn_says(tmp_path):
     assert found.raw["nonfinite"] == 0
 
 
-@pytest.mark.parametrize(
-    "name", ["a|b <i>x</i>\n`c` [d](e)*", "*x* **y**", "_x_ __y__ a_b_c", r"1 & 2 &lt; \frac \*", "![x](y) <script>"]
-)
-def test_names_are_shown_in_markdown_as_they_are(name):
-    page = markdown(f"| {markdown_text(name)} | 1 |\n|---|---|\n| {markdown_text(name)} | 2 |", extensions=["tables"])
-    cells = [cell.text for cell in ElementTree.fromstring(page).iter() if cell.tag in ("th", "td")]
-    assert cells == [" ".join(name.split()), "1", " ".join(name.split()), "2"]  # and no element inside them
-
-
 def test_images_whose_label_is_masked_have_no_part_in_the_temperature_and_are_told():
     generator = torch.Generator().manual_seed(0)
     targets = torch.randint(0, 3, (200,), generator=generator)
@@ -163,7 +142,7 @@ def test_images_whose_label_is_masked_have_no_part_in_the_temperature_and_are_to
     assert (found.images, found.masked, without.masked) == (180, 20, 0)
     assert (found.value, found.low, found.high) == (without.value, without.low, without.high)
     split = report_split(_some(masked, targets.clamp(max=1)), TASK, found.value)
-    report = ModelReport("run", "multiclass", "resnet", 1, 0, None, {}, "test", found, {"test": split}, None, {})
+    report = ClassReport("test", found, {"test": split}, None)
     said = " ".join(sentences(report, TASK))
     assert "20 images of val have no part in the temperature" in said
     assert "The NLL is infinite" in said

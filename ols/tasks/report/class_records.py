@@ -1,10 +1,9 @@
-"""What a report holds: the form of `report.json`, which is `asdict` of a `ModelReport`.
+"""What a report of classes holds: the form of its part of `report.json`, which is `asdict` of a `ClassReport`.
 
 None stands for what is undefined, as JSON has no NaN. Intervals are of 95 %.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 Measured = dict[str, float | None]
 """Values by the names of `ols.metrics.measures.MEASURES`, and their intervals as `NAME_low` and `NAME_high`."""
@@ -282,38 +281,20 @@ class SoftLabelReport:
 
 
 @dataclass(frozen=True)
-class ModelReport:
-    """A whole report.
+class ClassReport:
+    """What the predictions of classes say.
 
     Args:
-        name: Name of the run, or of the export.
-        task: What was predicted, a name of `ols.tasks.TASKS`.
-        architecture: timm's name of the model.
-        epoch: Epochs it was trained for, where its run knows.
-        seed: Seed of its run.
-        loss: Name of its loss, and its options.
-        preprocessing: What is done to an image.
         shown: The split that is reported in full.
         temperature: What `scaled` divides the logits by.
         splits: What is reported, the one shown first.
         soft_labels: For a loss that learns some.
-        conditions: Versions, device, date, commit of the `report` itself and of the `predictions` of each split.
-        format: Version of this form.
     """
 
-    name: str
-    task: str
-    architecture: str
-    epoch: int | None
-    seed: int | None
-    loss: dict[str, Any] | None
-    preprocessing: dict[str, Any]
     shown: str
     temperature: Temperature
     splits: dict[str, SplitReport]
     soft_labels: SoftLabelReport | None
-    conditions: dict[str, Any]
-    format: int = 1
 
     @property
     def shown_split(self) -> SplitReport:
