@@ -330,4 +330,5 @@ class FinetuneConfig(Config):
         """
         values = {item.name: getattr(self, item.name) for item in fields(Config)}
         split, model = replace(self.split, fold=fold), replace(self.model, start=start)
-        return Config(**values | {"split": split, "model": model, "run_dir": run_dir})
+        data = replace(self.data, phantoms=False)  # those of targets, which are there by now
+        return Config(**values | {"data": data, "split": split, "model": model, "run_dir": run_dir})

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
 
 from ols.command_line import parse_config
-from ols.config import Config, FinetuneConfig
+from ols.config import Config, DataConfig, FinetuneConfig
 from ols.data.options import SplitOptions
 from ols.data.sources.table import Table
 from ols.data.splits import make_folds, save_folds
@@ -170,9 +170,15 @@ def test_two_phases_and_a_truncated_trunk_come_back_from_the_export(finetune, da
 
 
 def test_the_configuration_of_a_fold_is_an_ordinary_one():
-    config = FinetuneConfig(split=SplitOptions(fold="all", file="folds.json"), against="imagenet", loss={"name": "ols"})
+    config = FinetuneConfig(
+        data=DataConfig(phantoms=True),
+        split=SplitOptions(fold="all", file="folds.json"),
+        against="imagenet",
+        loss={"name": "ols"},
+    )
     own = config.of_fold(3, "imagenet", "runs/x/fold3")
     assert type(own) is Config
+    assert not own.data.phantoms  # which are those of targets, and written once
     assert (own.split.fold, own.split.file, own.model.start, own.run_dir) == (
         3,
         "folds.json",
