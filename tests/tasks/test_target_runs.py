@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState, PartialState
+from conftest import accelerate_begins_anew, figures_as_a_pixel
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.metrics import mean_absolute_error, roc_auc_score
@@ -58,11 +58,6 @@ class Discs:
         return f"{self.kind} {self.split}"
 
 
-def _forget_accelerate() -> None:
-    for state in (AcceleratorState, PartialState, GradientState):
-        state._reset_state()
-
-
 @pytest.fixture
 def start(tmp_path, monkeypatch):
     """Run the recipe, or the evaluation of a run, on discs with targets of a kind."""
@@ -74,7 +69,6 @@ def start(tmp_path, monkeypatch):
         monkeypatch.setattr("ols.data.loaders.open_sources", open_discs)
         monkeypatch.setattr("ols.data.sources.opening.open_sources", open_discs)
         monkeypatch.setattr(pretrain, "find_form", lambda root: None)
-        _forget_accelerate()
         arguments = {
             "data.phantoms": "false",
             "data.root": tmp_path / "discs",
@@ -88,22 +82,18 @@ def start(tmp_path, monkeypatch):
             "train.threads": 1,
             "run_dir": tmp_path / name,
         }
-        try:
-            pretrain.main(
-                parse_config(pretrain.QUICKSTART, [*(f"--{key}={value}" for key, value in arguments.items()), *options])
-            )
-        finally:
-            _forget_accelerate()
+        options = [*(f"--{key}={value}" for key, value in arguments.items()), *options]
+        with accelerate_begins_anew(), figures_as_a_pixel():
+            pretrain.main(parse_config(pretrain.QUICKSTART, options))
         return tmp_path / name
 
     return run
 
 
 def _evaluated(run):
-    _forget_accelerate()
     options = [str(run), "--data.root=discs", "--data.workers=0", "--device=cpu", "--threads=1"]
-    evaluate.main(evaluate.parse_options(options))
-    _forget_accelerate()
+    with accelerate_begins_anew():
+        evaluate.main(evaluate.parse_options(options))
     return load_predictions(run / "evaluation" / "test.safetensors")
 
 
