@@ -102,20 +102,22 @@ def figures_as_a_pixel():
         yield
 
 
-@contextmanager
-def accelerate_begins_anew():
-    """Forget what other tests of this process did with Accelerate, and at the end what was done inside."""
+def forget_accelerate() -> None:
+    """Forget what was done with Accelerate in this process, whose accelerators have the precision of the first."""
     from accelerate.state import AcceleratorState, GradientState, PartialState
 
-    def forget() -> None:
-        for state in (AcceleratorState, PartialState, GradientState):
-            state._reset_state()
+    for state in (AcceleratorState, PartialState, GradientState):
+        state._reset_state()
 
-    forget()
+
+@contextmanager
+def accelerate_begins_anew():
+    """Forget what was done with Accelerate before, and at the end what was done inside."""
+    forget_accelerate()
     try:
         yield
     finally:
-        forget()
+        forget_accelerate()
 
 
 @pytest.fixture
