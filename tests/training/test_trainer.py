@@ -76,6 +76,16 @@ def test_autocast_runs_the_model_in_bfloat16_and_leaves_the_loss_in_float32(buil
     assert dtypes[:2] == [torch.bfloat16, torch.float32]
 
 
+def test_the_loss_that_is_logged_is_the_mean_over_the_images_since_the_last_reading(build_trainer):
+    trainer, losses = build_trainer(epochs=2, loss="hard", log_every_steps=2), []
+    trainer.loss.register_forward_hook(lambda _, args, loss: losses.append(nn.functional.cross_entropy(*args).item()))
+    trainer.fit()
+    expected = [(losses[0] + losses[1]) / 2, losses[2], losses[3], (losses[4] + losses[5]) / 2]  # an epoch is 3 steps
+    assert trainer.log.tracker.of("train/loss") == pytest.approx(expected, rel=1e-6)
+    read_at = [record["images_seen"] for record in trainer.log.tracker.records if "train/loss" in record]
+    assert read_at == [16, 24, 32, 48]
+
+
 READING = ("item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__")
 
 
@@ -163,8 +173,8 @@ def test_dropout_is_keyed_by_where_the_run_is(build_trainer):
     for name in ("first", "second"):
         trainer = build_trainer(name, epochs=2, accumulation_steps=2, loss="hard")
         drawn.append(_before_steps(trainer, lambda batch: tuple(torch.rand(3).tolist())))
+        torch.rand(len(drawn))
         trainer.fit()
-        torch.rand(17)
     first, second = drawn
     assert first == second
     assert len(set(first)) == len(first) == 2 * 3 * 2
