@@ -1,5 +1,6 @@
 """A trainer of a tiny model on images in memory, put together as a recipe does it, without a configuration."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ols.config import OptimConfig, TrainConfig
+from ols.config import Config, OptimConfig, TrainConfig
 from ols.data.loading import EvalLoader, Place, TrainLoader
 from ols.data.sampling import BatchShare, EvalBatches, TrainBatches
 from ols.data.transforms import EvalTransform, Preprocessing, TrainTransform
@@ -20,6 +21,7 @@ from ols.training.optim import build_optimizer, build_schedule
 from ols.training.trainer import Trainer
 
 PER_CLASS = {"train": 6, "val": 3}
+ENVIRONMENT = {"command": ["train.py", "--seed", "0"]}
 
 
 class GrayLevels:
@@ -51,7 +53,7 @@ class RecordingTracker(Tracker):
     """Keeps what is logged in `records`, and writes nothing."""
 
     def __init__(self, folder: RunFolder, task):
-        super().__init__(folder, config={}, environment={"command": ["train"]}, task=task, enabled=False)
+        super().__init__(folder, config={}, environment=ENVIRONMENT, task=task, enabled=False)
         self.records: list[dict] = []
 
     def log(self, values: dict[str, float], *, images_seen: int, epoch: int) -> None:
@@ -82,9 +84,28 @@ def build_trainer(
     unreadable: str = "error",
     profile: bool = False,
     scaler: torch.amp.GradScaler | None = None,
+    writes: bool = False,
+    identity: str = "",
     **train,
 ) -> Trainer:
-    """Build the trainer of a run in a folder: on the CPU, 3 steps an epoch of 8 images each, all read by the host."""
+    """Build the trainer of a run in a folder: on the CPU, 3 steps an epoch of 8 images each, every loss read.
+
+    Args:
+        path: The run's folder.
+        loss: Name of the loss.
+        class_weights: Its weights `[K]`.
+        model: From images `[B, 1, 8, 8]` to logits `[B, 4]`; by default `small_net()`.
+        peak_lr: Learning rate.
+        warmup_epochs: Of the learning rate.
+        teacher: See `Trainer`.
+        train_source: Training split.
+        unreadable: See `TrainLoader`.
+        profile: See `Trainer`.
+        scaler: Gradient scaler.
+        writes: Whether the tracker writes metrics.jsonl and TensorBoard's files; otherwise it keeps `records`.
+        identity: Stands for the configuration, and after a slash for the run's name if it is not the folder's.
+        train: Options of `TrainConfig`.
+    """
     config = TrainConfig(**{"epochs": 3, "global_batch_size": 8, "log_every_steps": 1, "device": "cpu"} | train)
     accelerator = build_accelerator(config)
     accelerator.scaler = scaler
@@ -103,6 +124,12 @@ def build_trainer(
     options = OptimConfig(peak_lr=peak_lr, warmup_epochs=warmup_epochs)
     optimizer = build_optimizer(model, options)
     folder = RunFolder(path)
+    config_digest, _, name = identity.partition("/")
+    folder.identity = {"run": name or path.name, "config": config_digest}
+    tracker = RecordingTracker(folder, task)
+    if writes:
+        whole_config = asdict(Config(train=config, loss={"name": loss}))
+        tracker = Tracker(folder, config=whole_config, environment=ENVIRONMENT, task=task, enabled=True)
     return Trainer(
         config,
         seed=0,
@@ -116,7 +143,7 @@ def build_trainer(
         train_loader=train_loader,
         val_loader=val_loader,
         data={"train": train_loader.fingerprint(), "val": val_loader.fingerprint()},
-        tracker=RecordingTracker(folder, task),
+        tracker=tracker,
         teacher=teacher,
         profile=profile,
     )
