@@ -120,7 +120,7 @@ def test_a_run_that_is_killed_between_two_steps_ends_with_the_bits_of_one_that_i
     class Killed(BaseException):
         pass
 
-    options = [*options, "--train.checkpoint_every_steps=2"]
+    options = [*options, "--train.checkpoint_every_steps=2", "--train.epochs=1"]
     whole = start(kind, *options, name="whole")
     train_step, steps = Trainer.train_step, []
 
