@@ -1,6 +1,7 @@
 """Fixtures that several test modules share."""
 
 import csv
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 
@@ -88,27 +89,49 @@ SMALL = [
 ]
 
 
+@contextmanager
+def figures_as_a_pixel():
+    """Record a pixel in the place of each figure: to render them takes half the time of a small run."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    def add_figure(writer: SummaryWriter, tag: str, figure, images_seen: int) -> None:
+        writer.add_image(tag, np.zeros((1, 1, 1), np.uint8), images_seen)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SummaryWriter, "add_figure", add_figure)
+        yield
+
+
+def forget_accelerate() -> None:
+    """Forget what was done with Accelerate in this process, whose accelerators have the precision of the first."""
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    for state in (AcceleratorState, PartialState, GradientState):
+        state._reset_state()
+
+
+@contextmanager
+def accelerate_begins_anew():
+    """Forget what was done with Accelerate before, and at the end what was done inside."""
+    forget_accelerate()
+    try:
+        yield
+    finally:
+        forget_accelerate()
+
+
 @pytest.fixture
 def train(tree, tmp_path):
     """Run the recipe on the small tree in a folder by name, and return the folder."""
-    from accelerate.state import AcceleratorState, GradientState, PartialState
-
     from ols.command_line import parse_config
     from recipes.pretrain import QUICKSTART, main
 
     tree.write_csvs()
 
-    def forget() -> None:
-        for state in (AcceleratorState, PartialState, GradientState):
-            state._reset_state()
-
     def run(name: str, *options: str) -> Path:
         run_dir = tmp_path / name
-        forget()  # what other tests of this process did with Accelerate
-        try:
+        with accelerate_begins_anew(), figures_as_a_pixel():
             main(parse_config(QUICKSTART, [*SMALL, f"--data.root={tree.root}", f"--run_dir={run_dir}", *options]))
-        finally:
-            forget()
         return run_dir
 
     run.folder = tmp_path

@@ -176,7 +176,9 @@ class RunCheckpoints:
                 state |= {"progress": before | since, "metrics_bytes": record["metrics_bytes"]}
         best = state["progress"]["best"]["epoch"]
         if best and self.folder.checkpoint(best) not in intact:
-            warnings.warn(f"the best epoch, {best}, is lost: the best is chosen from here on", stacklevel=2)
+            superseded = record is not None and record["best"]["epoch"] == before["epoch"]  # and pruned since
+            if not superseded:
+                warnings.warn(f"the best epoch, {best}, is lost: the best is chosen from here on", stacklevel=2)
             state["progress"] = before | {"best": asdict(Best()), "tested": False}
         return newest, state
 

@@ -3,6 +3,7 @@ import io
 import json
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -309,9 +310,18 @@ def test_the_log_of_another_set_is_not_believed(clean, tmp_path):
     assert clean.audit().opened == 16
 
 
-def _recipe(*arguments, **options) -> subprocess.CompletedProcess:
-    command = [sys.executable, RECIPE, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, **options)
+@pytest.fixture
+def recipe(monkeypatch, capsys):
+    """Run the recipe in this process, and return its status and what it printed to both streams."""
+
+    def run(*arguments) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [str(RECIPE), *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(RECIPE), run_name="__main__")
+        return ended.value.code, *capsys.readouterr()
+
+    return run
 
 
 def _listing(folder: Path) -> dict[str, tuple[int, str]]:
@@ -322,7 +332,7 @@ def _listing(folder: Path) -> dict[str, tuple[int, str]]:
     }
 
 
-def test_fix_writes_three_csvs_that_load_and_do_not_leak_and_touches_nothing_else(clean, tmp_path):
+def test_fix_writes_three_csvs_that_load_and_do_not_leak_and_touches_nothing_else(clean, recipe, tmp_path):
     shared = _picture(4000)
     clean.add("train", "in_train.png", "ct-a", shared)
     clean.add("val", "in_val.png", "ct-a", shared)
@@ -338,14 +348,14 @@ def test_fix_writes_three_csvs_that_load_and_do_not_leak_and_touches_nothing_els
     before = _listing(clean.root)
 
     arguments = ("--data.root", clean.root, "--report", tmp_path / "r" / "audit.html", "--workers", 1)
-    done = _recipe(*arguments, "--fix")
-    assert done.returncode == 1, done.stdout + done.stderr
+    status, printed, errors = recipe(*arguments, "--fix")
+    assert status == 1, printed + errors
     after = _listing(clean.root)
     new = {f"cleaned/RadiologyAI_{split}.csv" for split in ("train", "val", "test")}
     assert {name: after[name] for name in before} == before
     assert set(after) - set(before) == new
     assert sorted(path.name for path in (tmp_path / "r").iterdir()) == ["audit.html", "audit.json", "audit.scan.jsonl"]
-    dropped = set(re.findall(r"dropped +(\w+) +(\d+)  (.*)", done.stdout))
+    dropped = set(re.findall(r"dropped +(\w+) +(\d+)  (.*)", printed))
     assert dropped == {
         ("train", "1", "same picture, kept in test"),
         ("val", "1", "same picture, kept in test"),
@@ -367,9 +377,9 @@ def test_fix_writes_three_csvs_that_load_and_do_not_leak_and_touches_nothing_els
     for split, names in expected.items():
         data = RadImageNet(clean.root, split, splits=clean.root / "cleaned")
         assert [Path(data.sample_id(i)).name for i in range(len(data))] == names
-    again = _recipe(*arguments, "--data.splits", clean.root / "cleaned")
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert "0 were opened now" in again.stdout
+    status, printed, errors = recipe(*arguments, "--data.splits", clean.root / "cleaned")
+    assert status == 0, printed + errors
+    assert "0 were opened now" in printed
 
 
 def test_a_split_of_which_nothing_would_be_left_is_not_written(clean):
@@ -381,12 +391,13 @@ def test_a_split_of_which_nothing_would_be_left_is_not_written(clean):
     assert not (clean.root / "cleaned").exists()
 
 
-def test_a_command_that_cannot_be_carried_out_exits_with_2(tmp_path):
-    done = _recipe("--data.root", tmp_path / "nowhere", "--report", tmp_path / "audit.html")
-    assert (done.returncode, "is no data set" in done.stderr) == (2, True)
-    help_text = _recipe("--help")
-    assert help_text.returncode == 0
-    assert "1 when splits leak" in help_text.stdout
+def test_a_command_that_cannot_be_carried_out_exits_with_2(recipe, tmp_path):
+    status, _, errors = recipe("--data.root", tmp_path / "nowhere", "--report", tmp_path / "audit.html")
+    assert status == 2
+    assert "is no data set" in errors
+    status, printed, _ = recipe("--help")
+    assert status == 0
+    assert "1 when splits leak" in printed
 
 
 def test_a_scan_that_is_killed_leaves_no_process_and_is_continued(clean, tmp_path):

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import figures_as_a_pixel
 from netcal.metrics import ECE
 from safetensors.torch import load_file
 from scipy.optimize import minimize_scalar
@@ -60,7 +61,8 @@ def run(tmp_path_factory) -> Path:
         "train.threads": 1,
         "train.device": "cpu",
     }
-    pretrain.main(parse_config(pretrain.QUICKSTART, [f"--{name}={value}" for name, value in arguments.items()]))
+    with figures_as_a_pixel():
+        pretrain.main(parse_config(pretrain.QUICKSTART, [f"--{name}={value}" for name, value in arguments.items()]))
     _evaluate(folder / "run", "--splits", "val,test")
     return folder / "run"
 

@@ -70,11 +70,19 @@ def test_a_folder_without_checkpoints_may_be_used_by_another_configuration(begun
         assert begun.config.exists()
 
 
-def test_a_dry_run_is_deleted(begun):
+@pytest.mark.parametrize("resume", ["auto", "never"])
+def test_a_dry_run_is_deleted(begun, resume):
     dry = replace(CONFIG, dry_run=True)
     begun.config.write_text(yaml.safe_dump(asdict(dry)))
-    with claim(begun.path, dry, "never"):
+    with claim(begun.path, dry, resume):
         assert not begun.path.exists()
+    assert list(begun.path.parent.iterdir()) == []
+
+
+def test_a_run_continues_whether_it_is_profiled_and_however_often_it_is_saved(begun):
+    other = replace(CONFIG, profile=True, train=replace(CONFIG.train, keep_last=5, checkpoint_every_steps=7))
+    with claim(begun.path, other, "auto"):
+        assert begun.config.exists()
 
 
 def test_a_folder_is_one_process_s_as_long_as_it_lives(begun):

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from accelerate.state import AcceleratorState, GradientState, PartialState
+from conftest import accelerate_begins_anew, figures_as_a_pixel
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.metrics import average_precision_score, roc_auc_score
@@ -29,11 +29,6 @@ def folder(tmp_path):
     return tmp_path
 
 
-def _forget_accelerate() -> None:
-    for state in (AcceleratorState, PartialState, GradientState):
-        state._reset_state()
-
-
 @pytest.fixture
 def train(folder):
     def run(*options: str):
@@ -50,12 +45,9 @@ def train(folder):
             "train.threads": 1,
             "run_dir": folder / "run",
         }
-        _forget_accelerate()
-        try:
-            options = [*(f"--{name}={value}" for name, value in arguments.items()), *options]
+        options = [*(f"--{name}={value}" for name, value in arguments.items()), *options]
+        with accelerate_begins_anew(), figures_as_a_pixel():
             pretrain.main(parse_config(pretrain.QUICKSTART, options))
-        finally:
-            _forget_accelerate()
         return folder / "run"
 
     return run

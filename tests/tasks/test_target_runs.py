@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState, PartialState
+from conftest import accelerate_begins_anew, figures_as_a_pixel
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.metrics import mean_absolute_error, roc_auc_score
@@ -61,11 +61,6 @@ class Discs:
         return f"{self.kind} {self.split}"
 
 
-def _forget_accelerate() -> None:
-    for state in (AcceleratorState, PartialState, GradientState):
-        state._reset_state()
-
-
 @pytest.fixture
 def start(tmp_path, monkeypatch):
     """Run the recipe, or the evaluation of a run, on discs with targets of a kind."""
@@ -77,7 +72,6 @@ def start(tmp_path, monkeypatch):
         monkeypatch.setattr("ols.data.sources.opening.open_sources", open_discs)
         monkeypatch.setattr("ols.data.sources.opening.find_form", lambda root: "folders")
         monkeypatch.setattr(pretrain, "find_form", lambda root: None)
-        _forget_accelerate()
         arguments = {
             "data.phantoms": "false",
             "data.root": tmp_path / "discs",
@@ -91,22 +85,18 @@ def start(tmp_path, monkeypatch):
             "train.threads": 1,
             "run_dir": tmp_path / name,
         }
-        try:
-            pretrain.main(
-                parse_config(pretrain.QUICKSTART, [*(f"--{key}={value}" for key, value in arguments.items()), *options])
-            )
-        finally:
-            _forget_accelerate()
+        options = [*(f"--{key}={value}" for key, value in arguments.items()), *options]
+        with accelerate_begins_anew(), figures_as_a_pixel():
+            pretrain.main(parse_config(pretrain.QUICKSTART, options))
         return tmp_path / name
 
     return run
 
 
 def _evaluated(run):
-    _forget_accelerate()
     options = [str(run), "--data.root=discs", "--data.workers=0", "--device=cpu", "--threads=1"]
-    evaluate.main(evaluate.parse_options(options))
-    _forget_accelerate()
+    with accelerate_begins_anew():
+        evaluate.main(evaluate.parse_options(options))
     return load_predictions(run / "evaluation" / "test.safetensors")
 
 
@@ -133,7 +123,7 @@ def test_a_run_that_is_killed_between_two_steps_ends_with_the_bits_of_one_that_i
     class Killed(BaseException):
         pass
 
-    options = [*options, "--train.checkpoint_every_steps=2"]
+    options = [*options, "--train.checkpoint_every_steps=2", "--train.epochs=1"]
     whole = start(kind, *options, name="whole")
     train_step, steps = Trainer.train_step, []
 

@@ -1,4 +1,5 @@
 import pytest
+import torch
 from accelerate.state import AcceleratorState
 
 from ols.config import TrainConfig
@@ -24,3 +25,15 @@ def _nothing_was_accelerated_before():
 def test_a_launcher_that_asks_for_the_same_or_for_nothing_is_heard(monkeypatch, asked):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", asked)
     assert build_accelerator(TrainConfig(precision="bf16", device="cpu")).mixed_precision == "bf16"
+
+
+def test_fp16_is_refused_without_a_gpu():
+    with pytest.raises(ValueError, match=r"train\.precision fp16 needs a GPU, got cpu"):
+        build_accelerator(TrainConfig(precision="fp16", device="cpu"))
+
+
+def test_deterministic_algorithms_are_asked_for(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    for flag in (True, False):
+        build_accelerator(TrainConfig(deterministic=flag, device="cpu"))
+        assert torch.are_deterministic_algorithms_enabled() is flag

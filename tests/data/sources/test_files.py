@@ -172,8 +172,8 @@ def test_of_very_many_files_the_same_4096_are_looked_at(tmp_path):
     before = source.content()
     assert source.content() == before
     noticed = 0
-    for name in names[:200]:
+    for name in names[:60]:
         (tmp_path / name).write_bytes(b"there")
         noticed += source.content() != before
         (tmp_path / name).unlink()
-    assert 145 < noticed < 182  # 4,096 of 5,000 are 82 %, within three standard deviations of 200
+    assert 40 <= noticed < 59  # 4,096 of 5,000 are 82 %, within three standard deviations of 60
