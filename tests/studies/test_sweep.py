@@ -38,7 +38,7 @@ class Recorded:
                 "seed": [0, 1],
             },
             "overrides": {"data": {"root": str(self.data)}},
-            "launcher": LAUNCHER,
+            "command": LAUNCHER,
         }
         self.file.write_text(yaml.safe_dump(study | changes, sort_keys=False))
 
@@ -149,7 +149,7 @@ def test_a_dry_run_lists_commands_and_invents_no_time(recorded, capsys):
         ({}, ["--data.rot", "x"], "unknown key data.rot; did you mean data.root?"),
         ({"axes": {"lrr": [0.1]}}, [], "unknown key lrr"),
         ({"axes": {"loss": {"a": {"name": "old"}}}}, [], "unknown loss 'old'; did you mean 'ols'?"),
-        ({"launchr": ["python"]}, [], "unknown key launchr; did you mean launcher?"),
+        ({"comand": ["python"]}, [], "unknown key comand; did you mean command?"),
         ({"parallel": 0}, [], "parallel must be at least 1, got 0"),
     ],
 )
@@ -234,7 +234,9 @@ def test_a_run_killed_with_its_study_ends_as_one_that_was_left_alone(tmp_path):
     with subprocess.Popen([sys.executable, str(ROOT / "recipes" / "sweep.py"), str(killed)]) as study:
         _wait(lambda: any(path.name >= "epoch-0003" for path in (run_dir / "checkpoints").glob("epoch-*")))
         study.kill()
-    os.killpg(int((tmp_path / "killed" / "logs" / ".test_resnet-ols-seed0.lock").read_text()), signal.SIGKILL)
+    os.killpg(
+        int((tmp_path / "killed" / "logs" / ".test_resnet-ols-seed0.lock").read_text().split()[0]), signal.SIGKILL
+    )
     assert not (run_dir / "export").exists()
     assert _run(killed) == 0
     log = (tmp_path / "killed" / "logs" / "test_resnet-ols-seed0.log").read_text()
