@@ -231,7 +231,7 @@ def _watch(tasks: list[_Task], queue: _Queue, folder: Path, on_change: Callable[
     try:
         while tasks:
             _ask(queue, tasks)
-            ends = [ended for task in tasks for ended in _collect(task, queue, folder)]
+            ends = [ended for task in tasks for ended in _collect(task, queue, folder, stopping=cancelled)]
             yield from ends
             tasks = [task for task in tasks if task.jobs]
             running = {task.jobs[0].name for task in tasks if task.state == "RUNNING"}
@@ -252,18 +252,20 @@ def _watch(tasks: list[_Task], queue: _Queue, folder: Path, on_change: Callable[
             signal.signal(number, handler)
 
 
-def _collect(task: _Task, queue: _Queue, folder: Path) -> Iterator[Ended]:
+def _collect(task: _Task, queue: _Queue, folder: Path, *, stopping: bool) -> Iterator[Ended]:
     """Yield the jobs of a task that have ended, and take them out of it."""
     if task.state == "PENDING":
         return
     for job in list(task.jobs):
-        ended = _ended(job, _attempts_at(task.id, folder, job), task, queue, folder)
+        ended = _ended(job, _attempts_at(task.id, folder, job), task, queue, folder, stopping=stopping)
         if ended is not None:
             task.jobs.remove(job)
             yield ended
 
 
-def _ended(job: Job, attempts: list[Attempt], task: _Task, queue: _Queue, folder: Path) -> Ended | None:
+def _ended(
+    job: Job, attempts: list[Attempt], task: _Task, queue: _Queue, folder: Path, *, stopping: bool
+) -> Ended | None:
     """Return how a job has ended; None while it may go on, or what it left may not be seen yet."""
     last, log = attempts[-1] if attempts else None, log_file(folder, job.name)
     over_for = 0.0 if task.over_since is None else time.monotonic() - task.over_since
@@ -273,10 +275,12 @@ def _ended(job: Job, attempts: list[Attempt], task: _Task, queue: _Queue, folder
         return Ended(job, log, "failed")
     if over_for < SETTLED_SECONDS:
         return None
-    if task.state == "CANCELLED" or (last is not None and last.outcome is not None):
+    if stopping or task.state == "CANCELLED" or (last is not None and last.outcome is not None):
         return Ended(job, log, "stopped")
     if task.state in ("COMPLETED", GONE) and over_for < SHOWN_WITHIN_SECONDS:
         return None
+    if last is None and task.state == GONE:  # cancelled before its turn
+        return Ended(job, log, "stopped")
     if last is None:  # it did not come so far as to start the job
         return Ended(job, queue.log(task), "failed")
     with log.open("a") as file:
