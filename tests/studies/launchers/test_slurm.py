@@ -35,11 +35,16 @@ def recorded(tmp_path, monkeypatch) -> Recorded:
 
 
 @pytest.fixture(autouse=True)
-def queue():
-    """Leave nothing in the queue."""
+def _empty_queue(tmp_path):
+    """Make sure that SLURM answers, and leave none of a test's jobs in its queue."""
     subprocess.run(["sinfo"], check=True, capture_output=True)
     yield
-    subprocess.run(["scancel", "--me"], check=True)
+    for name in _arrays(tmp_path):
+        subprocess.run(["scancel", f"--name={name}"], check=True)
+
+
+def _arrays(folder: Path) -> list[str]:
+    return [path.stem for path in folder.rglob("logs/slurm/*.json")]
 
 
 def _sweep(file: Path, *options: str, **popen) -> subprocess.Popen:
@@ -70,7 +75,7 @@ def test_twelve_cells_of_which_one_is_cancelled_and_one_comes_to_its_limit_end_a
         "overrides": {
             "data": {"root": str(tmp_path / "phantoms"), "image_size": 16, "resize_size": 16, "workers": 0},
             "phantoms": {"num_train": 200, "num_val": 170, "num_test": 165, "image_size": 16},
-            "train": {"epochs": 8, "global_batch_size": 50, "threads": 1},
+            "train": {"epochs": 4, "global_batch_size": 50, "threads": 1},
         },
         "axes": {"model": ["test_resnet"], "loss": {"hard": {"name": "hard"}, "ols": {"name": "ols"}}},
         "evaluate": False,
@@ -78,13 +83,14 @@ def test_twelve_cells_of_which_one_is_cancelled_and_one_comes_to_its_limit_end_a
     study["axes"]["seed"] = list(range(6))
     file = tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump(study | {"folder": str(tmp_path / "local")}, sort_keys=False))
-    subprocess.run([*SWEEP, str(file), "--parallel=2"], check=True, stdout=subprocess.DEVNULL)
+    command = [*SWEEP, str(file), "--parallel=2", "--axes.seed=[0,1]"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     file.write_text(yaml.safe_dump(study | {"folder": str(tmp_path / "slurm")}, sort_keys=False))
     folder, cancelled, limited = tmp_path / "slurm", "test_resnet-hard-seed0", "test_resnet-ols-seed0"
 
     with _sweep(file) as sweep:
         for name, command in ((cancelled, ["scancel"]), (limited, ["scancel", "--signal=USR2"])):
-            _wait(lambda name=name: any((folder / "runs" / name / "checkpoints").glob("epoch-0002*")))
+            _wait(lambda name=name: any((folder / "runs" / name / "checkpoints").glob("epoch-0001*")))
             subprocess.run([*command, _last_start(folder, name)["place"]], check=True)
         printed = sweep.stdout.read()
     assert sweep.returncode == 130
@@ -102,12 +108,14 @@ def test_twelve_cells_of_which_one_is_cancelled_and_one_comes_to_its_limit_end_a
     assert "continuing after epoch" in (folder / "logs" / f"{cancelled}.log").read_text()
     cells, locally = _cells(folder), _cells(tmp_path / "local")
     tags = [tag for tag in cells[limited] if "/" in tag]
-    assert len(cells) == 12
     assert "test/top1" in tags
-    for name, cell in cells.items():
+    assert len(cells) == 12
+    assert len(locally) == 4
+    assert {cancelled, limited} < locally.keys() < cells.keys()
+    for name in locally:
         exports = [tmp_path / where / "runs" / name / "export" / "model.safetensors" for where in ("local", "slurm")]
         assert exports[0].read_bytes() == exports[1].read_bytes()
-        assert [cell[tag] for tag in tags] == [locally[name][tag] for tag in tags]
+        assert [cells[name][tag] for tag in tags] == [locally[name][tag] for tag in tags]
 
 
 def test_a_killed_sweep_is_continued_no_cell_runs_twice_and_another_one_is_refused_meanwhile(recorded):
@@ -148,8 +156,9 @@ def test_a_sweep_that_is_told_to_stop_cancels_its_jobs_whose_runs_end_in_their_o
     assert sorted(recorded.started) == sorted(NAMES[:2])
     assert all((recorded.folder / "runs" / name / "checkpoints").is_dir() for name in NAMES[:2])
     assert {cell["state"] for cell in _cells(recorded.folder).values()} == {"waiting"}
-    queued = subprocess.run(["squeue", "--me", "--noheader", "--states=PD,R"], check=True, capture_output=True)
-    assert queued.stdout == b""
+    (array,) = _arrays(recorded.folder)
+    queued = ["squeue", f"--name={array}", "--noheader", "--states=PENDING,RUNNING"]
+    assert subprocess.run(queued, check=True, capture_output=True).stdout == b""
 
 
 def test_cells_that_fail_or_are_killed_end_as_failed_and_stop_no_other_one(recorded):
