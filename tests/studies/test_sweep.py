@@ -1,3 +1,4 @@
+import csv
 import os
 import signal
 import subprocess
@@ -34,6 +35,9 @@ def test_a_study_trains_each_cell_then_evaluates_and_goes_on_where_it_failed(rec
     assert arguments[arguments.index("--optim.peak_lr") + 1] == "0.07"
     assert calls["evaluate"] == [str(recorded.folder / "runs" / name) for name in NAMES[1:]]
     printed = capsys.readouterr().out
+    assert "4 cells: 3 done, 1 failed\n" in printed
+    with (recorded.folder / "cells.csv").open() as file:
+        assert [row["state"] for row in csv.DictReader(file)] == ["failed", "done", "done", "done"]
     assert "recording_launcher.py recipes/pretrain.py --config=" in printed.replace(os.path.relpath(ROOT) + "/", "")
     assert f"{NAMES[0]} failed; the end of {recorded.folder}/logs/{NAMES[0]}.log:\n$ " in printed
     assert printed.index("out of memory") > printed.index("evaluate: done")
@@ -49,6 +53,22 @@ def test_a_study_trains_each_cell_then_evaluates_and_goes_on_where_it_failed(rec
     error = capsys.readouterr().err
     assert f"{recorded.folder}/runs/{NAMES[0]} holds a run with another configuration" in error
     assert "optim.peak_lr: 0.07 -> 0.08" in error
+
+
+def test_a_second_sweep_of_a_folder_is_refused_and_starts_nothing(recorded, capsys):
+    lock = recorded.folder / "logs" / ".sweep.lock"
+    lock.parent.mkdir(parents=True)
+    hold = (
+        "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.lockf(file, fcntl.LOCK_EX); file.write('number 1'); "
+    )
+    hold += "file.flush(); print(flush=True); input()"
+    command = [sys.executable, "-c", hold, str(lock)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+        first.stdout.readline()
+        assert recorded.run() == 2
+        first.communicate("\n")
+    assert capsys.readouterr().err == f"sweep.py: error: another process uses {recorded.folder}: number 1\n"
+    assert recorded.calls == []
 
 
 def test_only_runs_made_in_one_go_are_measured(recorded):
