@@ -24,7 +24,6 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]  # a module that can be missing has no type
 
 POLL_SECONDS = 0.2
-ECHO_SECONDS = 0.5  # schedulers send one signal to all processes, and once more to some
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # which Windows lacks, as it lacks process groups
 
 
@@ -35,6 +34,7 @@ def run_jobs(
     parallel: int,
     place: str | None = None,
     stopped_by: Sequence[int] = (signal.SIGINT, signal.SIGTERM),
+    kills: bool = True,
     on_change: Callable[[set[str]], None] = lambda running: None,
 ) -> Iterator[Ended]:
     """Run jobs whose results are not there yet, and yield each as it ends.
@@ -48,17 +48,12 @@ def run_jobs(
         parallel: Jobs at a time.
         place: Where attempts are said to be made; by default this machine.
         stopped_by: Signals to stop on. SIGINT is passed on as it is, all others as SIGTERM.
+        kills: Whether a second signal kills; False where they come from who kills by itself when it has waited enough.
         on_change: Called with the names of the jobs that run, whenever these are others.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    signals: list[tuple[int, float]] = []
-
-    def take(number: int, _) -> None:
-        now = time.monotonic()
-        if not signals or now - signals[-1][1] > ECHO_SECONDS:
-            signals.append((number, now))
-
-    before = {number: signal.signal(number, take) for number in stopped_by}
+    signals: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: signals.append(number)) for number in stopped_by}
     waiting, forwarded = list(jobs), 0
     running: list[_Attempt] = []
     seen: set[str] = set()
@@ -70,8 +65,8 @@ def run_jobs(
                 if ended := attempt.poll(stopping=bool(signals)):
                     running.remove(attempt)
                     yield ended
-            if len(signals) > forwarded:
-                first = signal.SIGINT if signals[0][0] == signal.SIGINT else signal.SIGTERM
+            if len(signals) > forwarded and (kills or not forwarded):
+                first = signal.SIGINT if signals[0] == signal.SIGINT else signal.SIGTERM
                 for attempt in running:
                     attempt.send(first if forwarded == 0 else KILL)
                 forwarded += 1

@@ -211,7 +211,7 @@ class _RunTask:
         # SLURM sends the signal to all processes, of which it would end those that do not expect it.
         deaf = [replace(job, command=["sh", "-c", 'trap "" USR2; exec "$@"', "sh", *job.command]) for job in left]
         stopped_by = (signal.SIGTERM, SAVE_AND_REQUEUE)
-        for ended in run_jobs(deaf, folder, parallel=1, place=place, stopped_by=stopped_by):
+        for ended in run_jobs(deaf, folder, parallel=1, place=place, stopped_by=stopped_by, kills=False):
             outcomes[ended.job.name] = ended.outcome
         if "stopped" in outcomes.values() and not _is_cancelled():
             requeue(SAVE_AND_REQUEUE, None)

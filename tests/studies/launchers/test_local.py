@@ -88,7 +88,7 @@ def test_sigterm_is_forwarded_what_runs_is_waited_for_and_the_rest_can_be_starte
 
 
 def test_a_second_signal_kills_what_ignores_the_first(folder):
-    twice = f"trap '' TERM; kill -TERM {os.getpid()}; sleep 1; kill -TERM {os.getpid()}; sleep 60; touch a"
+    twice = f"trap '' TERM; kill -TERM {os.getpid()}; sleep 0.6; kill -TERM {os.getpid()}; sleep 60; touch a"
     started = time.monotonic()
     assert _outcomes(folder.run(a=twice)) == {"a": "stopped"}
     assert time.monotonic() - started < 30
