@@ -106,6 +106,6 @@ class Progress:
 def _read_measures(folder: RunFolder) -> dict[str, float]:
     """Return the results that a run's export bears; none where it is damaged, which whoever opens it is told."""
     try:
-        return dict(json.loads(folder.last_file.read_text())["metrics"])
+        return dict(json.loads(folder.last_file.read_text())["ols"]["metrics"])
     except (OSError, ValueError, LookupError, TypeError):
         return {}

@@ -19,7 +19,7 @@ def runs(tmp_path) -> list[Run]:
 
 def _complete(run: Run, logs: Path, **metrics: float) -> None:
     (run.run_dir / "export").mkdir(parents=True)
-    (run.run_dir / "export" / "config.json").write_text(json.dumps({"metrics": metrics}))
+    (run.run_dir / "export" / "config.json").write_text(json.dumps({"ols": {"metrics": metrics}}))
     record_start(logs, run.run_dir.name, "here")
     record_end(logs, run.run_dir.name, "done", 7.0)
 

@@ -244,9 +244,7 @@ def _watch(tasks: list[_Task], queue: _Queue, folder: Path, on_change: Callable[
                 time.sleep(0.2)
             if signals and not cancelled:
                 cancelled = True
-                print(f"cancelling {len(tasks)} jobs of SLURM", flush=True)
-                for ids in _split([task.id for task in tasks], IDS_A_CALL):
-                    _call(["scancel", "--quiet", *ids])
+                _cancel([task.id for task in tasks])
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -303,7 +301,10 @@ def _split(values: Sequence[T], size: int) -> list[list[T]]:
 
 
 def _own_id() -> str:
-    """Return the id of the job of SLURM that this process runs in, as squeue writes it."""
+    """Return the id of the job of SLURM that this process runs in, as squeue writes it.
+
+    SLURM_JOB_ID is that of the whole array in one of its jobs.
+    """
     array, raw = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ["SLURM_JOB_ID"]
     return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else raw
 
@@ -311,7 +312,7 @@ def _own_id() -> str:
 def _is_cancelled() -> bool:
     """Return whether the job of SLURM that this process runs in is ended for good; one that is preempted runs on."""
     try:
-        state = _call(["squeue", "--noheader", f"--jobs={os.environ['SLURM_JOB_ID']}", "--format=%T"])
+        state = _call(["squeue", "--noheader", f"--jobs={_own_id()}", "--format=%T"])
     except OSError:
         return True
     return state.strip() != "RUNNING"
@@ -328,6 +329,16 @@ def _ask(queue: _Queue, tasks: Sequence[_Task]) -> None:
         task.state = states.get(task.id, (GONE, ""))[0]
         is_over = task.state in OVER | {GONE}
         task.over_since = (task.over_since or time.monotonic()) if is_over else None
+
+
+def _cancel(ids: Sequence[str]) -> None:
+    """Ask SLURM to end jobs; what it has to say of those that end just now is only printed."""
+    print(f"cancelling {len(ids)} jobs of SLURM", flush=True)
+    for some in _split(ids, IDS_A_CALL):
+        try:
+            _call(["scancel", "--quiet", *some])
+        except OSError as error:
+            print(error, flush=True)
 
 
 def _max_array_size() -> int:

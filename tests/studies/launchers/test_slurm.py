@@ -161,6 +161,22 @@ def test_a_sweep_that_is_told_to_stop_cancels_its_jobs_whose_runs_end_in_their_o
     assert subprocess.run(queued, check=True, capture_output=True).stdout == b""
 
 
+def test_all_jobs_of_an_array_that_come_to_their_limit_are_put_back_into_the_queue(recorded):
+    holds = [recorded.switch(f"{name}.hold") for name in NAMES[:2]]
+    recorded.prepare()
+    with _sweep(recorded.file, "--axes.seed=[0]", "--evaluate=false", cwd=ROOT) as sweep:
+        _wait(lambda: len(recorded.started) == 2)
+        (array,) = _arrays(recorded.folder)
+        subprocess.run(["scancel", "--signal=USR2", f"--name={array}"])
+        _wait(lambda: all((recorded.folder / "runs" / name / "checkpoints").is_dir() for name in NAMES[:2]))
+        for hold in holds:
+            hold.unlink()
+        printed = sweep.stdout.read()
+    assert sweep.returncode == 0
+    assert printed.count(": done\n") == 2
+    assert Counter(recorded.started) == dict.fromkeys(NAMES[:2], 2)
+
+
 def test_cells_that_fail_or_are_killed_end_as_failed_and_stop_no_other_one(recorded):
     fail, held = recorded.switch(f"{NAMES[0]}.fail"), recorded.switch(f"{NAMES[1]}.hold")
     recorded.prepare()
