@@ -1,14 +1,15 @@
 """Train every cell of a study: `python recipes/sweep.py STUDY.yaml [--dry_run] [overrides]`.
 
 The same command typed again skips what is complete and continues what is not. Keys of the study can be given on the
-command line (`--parallel 2`, `--axes.seed [0,1]`); all other options go to every run (`--data.root <folder>`).
+command line (`--parallel 2`, `--axes.seed [0,1]`, `--launcher slurm --slurm.partition gpu`); all other options go to
+every run (`--data.root <folder>`).
 """
 
 import os
 import shlex
 import sys
 from argparse import ArgumentParser as PlainParser
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -17,11 +18,14 @@ import yaml
 from ols.command_line import NearestKeyParser, one_line_errors
 from ols.data.sources.opening import find_form
 from ols.phantoms import write_phantoms
-from ols.runs.folder import RunFolder
-from ols.studies.durations import estimate, record_seconds
+from ols.runs.folder import RunFolder, locked
+from ols.studies.durations import estimate, record_seconds, seconds_left
 from ols.studies.grid import Run, Study, plan_runs
-from ols.studies.jobs import Ended, Job, run_jobs
+from ols.studies.jobs import Ended, Job
 from ols.studies.labels import LOSS, SEED, is_within
+from ols.studies.launchers.local import run_jobs
+from ols.studies.launchers.slurm import Slurm, run_jobs_on_slurm
+from ols.studies.progress import Progress
 from ols.tasks import find_task
 
 LAST_LINES = 15  # of a failed run's log
@@ -32,7 +36,7 @@ def parse_study(argv: Sequence[str] | None = None) -> tuple[Study, list[Run], bo
     first = PlainParser(description=__doc__, usage="%(prog)s STUDY.yaml [--dry_run] [overrides]", allow_abbrev=False)
     first.add_argument("study", type=Path, help="YAML file")
     first.add_argument("--dry_run", action="store_true", help="list commands and estimated time")
-    keys = [field.name for field in fields(Study)]
+    keys = [field.name for field in fields(Study)] + [f"slurm.{field.name}" for field in fields(Slurm)]
     for key in keys:
         first.add_argument(f"--{key}", help="instead of the file's")
     known, overrides = first.parse_known_args(argv)
@@ -53,7 +57,7 @@ def parse_study(argv: Sequence[str] | None = None) -> tuple[Study, list[Run], bo
         if token.startswith("--axes."):
             first.error(f"{token}: no such axis; the study has {', '.join(values['axes'])}")
     try:
-        study = Study(**values)
+        study = Study(**values | {"slurm": Slurm(**values["slurm"])})
         return study, plan_runs(study, known.study, overrides), known.dry_run
     except (FileNotFoundError, ValueError) as error:
         first.error(str(error))
@@ -65,7 +69,7 @@ def main(study: Study, runs: list[Run], *, dry_run: bool) -> int:
     logs, seconds = folder / "logs", folder / "logs" / "seconds.jsonl"
     by_name = {run.run_dir.name: run for run in runs}
     jobs = [
-        Job(name, [*study.launcher, _recipe("pretrain.py"), *run.arguments], lambda run=run: run.is_complete)
+        Job(name, [*study.command, _recipe("pretrain.py"), *run.arguments], [RunFolder(run.run_dir).last_file])
         for name, run in by_name.items()
     ]
     if dry_run:
@@ -75,6 +79,18 @@ def main(study: Study, runs: list[Run], *, dry_run: bool) -> int:
             print(f"{state:9}  {shlex.join(job.command)}")
         print(estimate(seconds, runs, parallel=study.parallel))
         return 0
+    try:
+        with locked(logs / ".sweep.lock", folder):
+            return _run(study, by_name, jobs)
+    except (ModuleNotFoundError, RuntimeError) as error:
+        print(f"sweep.py: error: {error}", file=sys.stderr)
+        return 2
+
+
+def _run(study: Study, by_name: dict[str, Run], jobs: list[Job]) -> int:
+    """Run what is not complete, evaluate it, and say what failed."""
+    folder, runs = Path(study.folder), list(by_name.values())
+    logs, seconds = folder / "logs", folder / "logs" / "seconds.jsonl"
 
     # Phantoms, once for all runs; any other data set has to be there
     with one_line_errors():
@@ -85,21 +101,33 @@ def main(study: Study, runs: list[Run], *, dry_run: bool) -> int:
             find_form(root)
 
     # Train; only a run that is made in one go tells how long a run takes
+    progress = Progress(folder / "cells.csv", runs, logs)
+
+    def show(running: Collection[str] | None = None, ended: Collection[str] = ()) -> None:
+        progress.update(ended, running)
+        progress.write()
+        print(progress.describe(seconds_left(seconds, progress.left, parallel=study.parallel)), flush=True)
+
+    show()
     anew = {run.run_dir.name for run in runs if not run.has_begun}
     ends = []
-    for ended in run_jobs(jobs, logs, parallel=study.parallel):
+    for ended in launch(study, jobs, logs, on_change=show):
         ends.append(ended)
         report(ended)
-        if ended.outcome == "done" and ended.job.name in anew:
+        if ended.outcome == "done" and ended.seconds is not None and ended.job.name in anew:
             record_seconds(seconds, by_name[ended.job.name], ended.seconds, parallel=study.parallel)
+        if ended.outcome in ("done", "failed"):
+            show(ended=[ended.job.name])
+    progress.update(running=(), names=by_name)
+    progress.write()
 
     # Evaluate
     complete = [run.run_dir for run in runs if run.is_complete]
     missing = [run_dir for run_dir in complete if not has_predictions(run_dir)]
     if study.evaluate and missing and not any(ended.outcome == "stopped" for ended in ends):
-        command = [*study.launcher, _recipe("evaluate.py"), *map(str, missing)]
-        job = Job("evaluate", command, lambda: all(map(has_predictions, missing)))
-        for ended in run_jobs([job], logs, parallel=1):
+        command = [*study.command, _recipe("evaluate.py"), *map(str, missing)]
+        job = Job("evaluate", command, [RunFolder(run_dir).predictions("test") for run_dir in missing])
+        for ended in launch(study, [job], logs):
             ends.append(ended)
             report(ended)
 
@@ -118,6 +146,17 @@ def main(study: Study, runs: list[Run], *, dry_run: bool) -> int:
     page = write_comparison_page(folder / "runs", find_task(runs[0].config.task), runs=list(by_name))
     print(f"curves       tensorboard --logdir {folder}/runs, then open {page}")
     return 130 if "stopped" in outcomes else int("failed" in outcomes)
+
+
+def launch(
+    study: Study, jobs: list[Job], logs: Path, on_change: Callable[[set[str]], None] = lambda running: None
+) -> Iterator[Ended]:
+    """Run jobs where the study says, and yield each as it ends; a cluster that refuses them ends the sweep."""
+    if study.launcher == "local":
+        yield from run_jobs(jobs, logs, parallel=study.parallel, on_change=on_change)
+    else:
+        with one_line_errors():
+            yield from run_jobs_on_slurm(jobs, logs, study.slurm, parallel=study.parallel, on_change=on_change)
 
 
 def report(ended: Ended) -> None:

@@ -57,6 +57,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.best = self.checkpoints / "best.json"
         self.export = self.path / "export"
+        self.last_file = self.export / "config.json"  # of all that a run writes
         self.evaluation = self.path / "evaluation"
         self.unreadable_samples = self.path / "unreadable_samples.json"
         self.nonfinite_samples = self.path / "nonfinite_samples.json"
@@ -87,8 +88,8 @@ class RunFolder:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the run has come to its end: its export is the last thing that it writes."""
-        return (self.export / "config.json").is_file()
+        """Whether the run has come to its end."""
+        return self.last_file.is_file()
 
     def load_config(self) -> Config:
         """Return the configuration of the run.
@@ -124,7 +125,7 @@ def claim(run_dir: str | Path, config: Config, resume: str, *, enabled: bool = T
         DamagedFileError: The run that is there has lost its configuration, or it cannot be read.
     """
     folder = RunFolder(run_dir)
-    with _locked(folder.lock, folder.path) if enabled else nullcontext():
+    with locked(folder.lock, folder.path) if enabled else nullcontext():
         if enabled:
             _make_room(folder, config, resume)
             folder.identity = _identify(folder, config)
@@ -132,12 +133,20 @@ def claim(run_dir: str | Path, config: Config, resume: str, *, enabled: bool = T
 
 
 @contextmanager
-def _locked(lock: Path, run_dir: Path) -> Iterator[None]:
-    """Hold a lock file, which is deleted at the end; a process that is killed lets go of it."""
+def locked(lock: Path, folder: Path) -> Iterator[None]:
+    """Hold a lock file, which is deleted at the end; a process that is killed lets go of it.
+
+    Args:
+        lock: The file.
+        folder: What it keeps for this process.
+
+    Raises:
+        RuntimeError: Another process holds it; the message says which.
+    """
     lock.parent.mkdir(parents=True, exist_ok=True)
     while True:
         with lock.open("a+") as file:
-            _take(file, run_dir)
+            _take(file, folder)
             if not _is_still_there(file, lock):
                 continue  # whoever held it has deleted it meanwhile
             file.truncate(0)
@@ -149,14 +158,14 @@ def _locked(lock: Path, run_dir: Path) -> Iterator[None]:
             return
 
 
-def _take(file: IO[str], run_dir: Path) -> None:
+def _take(file: IO[str], folder: Path) -> None:
     if fcntl is None:
         return
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         file.seek(0)
-        raise RuntimeError(f"another process uses {run_dir}: {file.read().strip()}") from None
+        raise RuntimeError(f"another process uses {folder}: {file.read().strip()}") from None
 
 
 def _is_still_there(file: IO[str], lock: Path) -> bool:

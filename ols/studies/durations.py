@@ -29,25 +29,50 @@ def estimate(file: Path, runs: Sequence[Run], *, parallel: int) -> str:
     left = [run for run in runs if not run.is_complete]
     if not left:
         return "all runs are complete"
-    records = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-    lines, total = [], 0.0
+    measured = _read_seconds(file, parallel)
+    lines = []
     for kind in dict.fromkeys(map(kind_of, left)):
-        seconds = [r["seconds"] for r in records if (r["kind"], r["parallel"]) == (kind, parallel)]
+        seconds = measured.get(kind)
         count = sum(kind_of(run) == kind for run in left)
         if not seconds:
             lines.append(f"{kind}: {count} runs left, time not known: none measured {parallel} at a time")
             continue
-        median = statistics.median(seconds)
-        total += count * median / parallel
-        measured = f"median of {len(seconds)} measured {parallel} at a time"
-        lines.append(f"{kind}: {count} runs left, {median:,.0f} s each ({measured})")
-    if total:
+        of = f"median of {len(seconds)} measured {parallel} at a time"
+        lines.append(f"{kind}: {count} runs left, {statistics.median(seconds):,.0f} s each ({of})")
+    if total := _sum(left, measured) / parallel:
         begun = sum(run.has_begun for run in left)
-        lines.append(f"about {total / 3600:.2f} h" + (f", less what {begun} begun runs have done" if begun else ""))
+        lines.append(f"about {format_hours(total)}" + (f", less what {begun} begun runs have done" if begun else ""))
     return "\n".join(lines)
+
+
+def seconds_left(file: Path, left: Sequence[Run], *, parallel: int) -> float | None:
+    """Return how long runs take that are left, as `estimate` tells it; None where runs like one were not measured."""
+    measured = _read_seconds(file, parallel)
+    if any(kind_of(run) not in measured for run in left):
+        return None
+    return _sum(left, measured) / parallel
+
+
+def format_hours(seconds: float) -> str:
+    """Return a duration in hours, such as `1.50 h`."""
+    return f"{seconds / 3600:.2f} h"
 
 
 def kind_of(run: Run) -> str:
     """Return what runs that take about the same time have in common: the model, and labels of what else is varied."""
     labels = {axis: label for axis, label in run.cell.labels.items() if axis not in ALIKE}
     return " ".join(dict.fromkeys([run.config.model.name, *labels.values()]))
+
+
+def _read_seconds(file: Path, parallel: int) -> dict[str, list[float]]:
+    """Return the seconds of runs that were measured so many at a time, by their kind."""
+    measured: dict[str, list[float]] = {}
+    for record in map(json.loads, file.read_text().splitlines() if file.is_file() else []):
+        if record["parallel"] == parallel:
+            measured.setdefault(record["kind"], []).append(record["seconds"])
+    return measured
+
+
+def _sum(runs: Sequence[Run], measured: dict[str, list[float]]) -> float:
+    medians = {kind: statistics.median(seconds) for kind, seconds in measured.items()}
+    return sum(medians.get(kind_of(run), 0.0) for run in runs)

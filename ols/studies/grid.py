@@ -20,6 +20,7 @@ from ols.command_line import parse_config
 from ols.config import Config
 from ols.runs.folder import RunFolder, config_differences, flat_config, flatten
 from ols.studies.labels import LOSS, MODEL, SEED, is_within
+from ols.studies.launchers.slurm import Slurm
 
 # Axes whose values are the values of one key that is written often.
 SHORT_NAMES = {LOSS: "loss.name", MODEL: "model.name", "lr": "optim.peak_lr"}
@@ -100,14 +101,17 @@ class Study:
         axes: Values of each axis, by its name.
         where: Rules that leave combinations of the axes out.
         overrides: What all runs change in `configs`, in the same form.
-        launcher: Command that starts a Python script, such as `[torchrun, --nproc_per_node, 8]`.
-        parallel: Runs at a time; each takes all cores unless `train.threads` says otherwise.
+        command: Command that starts a Python script, such as `[torchrun, --nproc_per_node, 8]`.
+        launcher: Where runs run: `local` is this machine.
+        slurm: What a job asks for, where the launcher is SLURM.
+        parallel: Runs at a time, or jobs of SLURM; on one machine each run takes all cores unless `train.threads` says
+            otherwise.
         evaluate: Write the predictions of complete runs at the end.
         format: Version of this schema.
 
     Raises:
         ValueError: Something is empty, twice or not a value; a label cannot name a folder, or two cells would have the
-            same; two axes set the same key; `parallel` is less than 1; there is no such launcher; or an override sets
+            same; two axes set the same key; `parallel` is less than 1; there is no such command; or an override sets
             what the study varies.
     """
 
@@ -116,17 +120,19 @@ class Study:
     axes: dict[str, Any]
     where: list[dict[str, dict[str, Any]]] = field(default_factory=list)
     overrides: dict[str, Any] = field(default_factory=dict)
-    launcher: list[str] = field(default_factory=lambda: [sys.executable])
+    command: list[str] = field(default_factory=lambda: [sys.executable])
+    launcher: Literal["local", "slurm"] = "local"
+    slurm: Slurm = field(default_factory=Slurm)
     parallel: int = 1
     evaluate: bool = True
     format: Literal[1] = 1
 
     def __post_init__(self):
-        for name in ("configs", "axes", "launcher"):
+        for name in ("configs", "axes", "command"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is empty")
-        if shutil.which(self.launcher[0]) is None:
-            raise ValueError(f"launcher: no command {self.launcher[0]!r}")
+        if shutil.which(self.command[0]) is None:
+            raise ValueError(f"command: there is no {self.command[0]!r}")
         if self.parallel < 1:
             raise ValueError(f"parallel must be at least 1, got {self.parallel}")
         axes = self.list_axes()

@@ -5,13 +5,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from ols.studies.jobs import Job, run_jobs
+from ols.studies.jobs import Job
+from ols.studies.launchers.local import run_jobs
 
 
 def jobs_of(folder: Path, scripts: dict[str, str]) -> list[Job]:
-    return [
-        Job(name, ["sh", "-c", script], lambda name=name: (folder / name).exists()) for name, script in scripts.items()
-    ]
+    return [Job(name, ["sh", "-c", script], [folder / name]) for name, script in scripts.items()]
 
 
 if __name__ == "__main__":

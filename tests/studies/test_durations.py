@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from ols.config import Config
-from ols.studies.durations import estimate, record_seconds
+from ols.studies.durations import estimate, record_seconds, seconds_left
 from ols.studies.grid import Run, Study, list_cells
 
 
@@ -28,6 +28,9 @@ def test_time_is_told_from_runs_that_differ_in_loss_and_seed_alone_and_ran_as_ma
         "resnet50 64: 4 runs left, time not known: none measured 1 at a time",
         "about 2.00 h",
     ]
+    assert seconds_left(file, small, parallel=1) == 4 * 1800
+    assert seconds_left(file, runs, parallel=1) is None
+    assert seconds_left(file, [], parallel=1) == 0
     unmeasured = estimate(file, runs, parallel=2).splitlines()
     assert len(unmeasured) == 2
     assert all("time not known: none measured 2 at a time" in line for line in unmeasured)

@@ -127,7 +127,7 @@ def test_what_is_varied_cannot_be_overridden_by_the_file_or_the_command(override
     [
         ({"configs": []}, "configs is empty"),
         ({"parallel": 0}, "parallel must be at least 1, got 0"),
-        ({"launcher": ["no-such-launcher"]}, "launcher: no command 'no-such-launcher'"),
+        ({"command": ["no-such-launcher"]}, "command: there is no 'no-such-launcher'"),
     ],
 )
 def test_a_wrong_study_is_refused_by_name(changes, message):
@@ -136,7 +136,7 @@ def test_a_wrong_study_is_refused_by_name(changes, message):
 
 
 def test_a_study_starts_the_interpreter_of_its_own_process():
-    assert _study({"seed": [0]}).launcher == [sys.executable]
+    assert _study({"seed": [0]}).command == [sys.executable]
 
 
 def test_rules_leave_out_what_does_not_belong_together():

@@ -1,3 +1,4 @@
+import csv
 import os
 import signal
 import subprocess
@@ -8,71 +9,19 @@ from pathlib import Path
 
 import pytest
 import yaml
+from launched.recorded_study import NAMES, Recorded
 
 from ols.studies.grid import Study
 from recipes.sweep import comparison_command, main, parse_study
 
 ROOT = Path(__file__).parents[2]
 STUDIES = sorted((ROOT / "recipes" / "configs" / "sweeps").glob("*.yaml"))
-LAUNCHER = [sys.executable, str(ROOT / "tests" / "launched" / "recording_launcher.py")]
-
-
-class Recorded:
-    """A study whose runs are those of the recording launcher."""
-
-    def __init__(self, folder: Path):
-        self.record, self.folder, self.file = folder / "record", folder / "study", folder / "study.yaml"
-        self.record.mkdir()
-        self.data = folder / "data"
-        for split in ("train", "val", "test"):
-            (self.data / split).mkdir(parents=True)
-        self.write()
-
-    def write(self, **changes) -> None:
-        study = {
-            "folder": str(self.folder),
-            "configs": [str(ROOT / "recipes" / "configs" / "radiology13.yaml")],
-            "axes": {
-                "model": ["test_resnet"],
-                "loss": {"hard": {"name": "hard"}, "soft": {"name": "label_smoothing", "smoothing": 0.2}},
-                "seed": [0, 1],
-            },
-            "overrides": {"data": {"root": str(self.data)}},
-            "launcher": LAUNCHER,
-        }
-        self.file.write_text(yaml.safe_dump(study | changes, sort_keys=False))
-
-    def parse(self, *arguments):
-        return parse_study([str(self.file), *arguments])
-
-    def run(self, *arguments) -> int:
-        study, runs, dry_run = self.parse(*arguments)
-        for run in runs:
-            (self.record / f"{run.run_dir.name}.yaml").write_text(yaml.safe_dump(asdict(run.config)))
-        return main(study, runs, dry_run=dry_run)
-
-    def switch(self, name: str) -> Path:
-        file = self.record / name
-        file.touch()
-        return file
-
-    @property
-    def calls(self) -> list[list[str]]:
-        file = self.record / "calls"
-        return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
-
-    @property
-    def started(self) -> list[str]:
-        return [name for name, *_ in self.calls]
 
 
 @pytest.fixture
 def recorded(tmp_path, monkeypatch) -> Recorded:
     monkeypatch.setenv("STUDY_RECORD", str(tmp_path / "record"))
     return Recorded(tmp_path)
-
-
-NAMES = ["test_resnet-hard-seed0", "test_resnet-soft-seed0", "test_resnet-hard-seed1", "test_resnet-soft-seed1"]
 
 
 def test_a_study_trains_each_cell_then_evaluates_and_goes_on_where_it_failed(recorded, capsys):
@@ -86,6 +35,9 @@ def test_a_study_trains_each_cell_then_evaluates_and_goes_on_where_it_failed(rec
     assert arguments[arguments.index("--optim.peak_lr") + 1] == "0.07"
     assert calls["evaluate"] == [str(recorded.folder / "runs" / name) for name in NAMES[1:]]
     printed = capsys.readouterr().out
+    assert "4 cells: 3 done, 1 failed\n" in printed
+    with (recorded.folder / "cells.csv").open() as file:
+        assert [row["state"] for row in csv.DictReader(file)] == ["failed", "done", "done", "done"]
     assert "recording_launcher.py recipes/pretrain.py --config=" in printed.replace(os.path.relpath(ROOT) + "/", "")
     assert f"{NAMES[0]} failed; the end of {recorded.folder}/logs/{NAMES[0]}.log:\n$ " in printed
     assert printed.index("out of memory") > printed.index("evaluate: done")
@@ -101,6 +53,22 @@ def test_a_study_trains_each_cell_then_evaluates_and_goes_on_where_it_failed(rec
     error = capsys.readouterr().err
     assert f"{recorded.folder}/runs/{NAMES[0]} holds a run with another configuration" in error
     assert "optim.peak_lr: 0.07 -> 0.08" in error
+
+
+def test_a_second_sweep_of_a_folder_is_refused_and_starts_nothing(recorded, capsys):
+    lock = recorded.folder / "logs" / ".sweep.lock"
+    lock.parent.mkdir(parents=True)
+    hold = (
+        "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.lockf(file, fcntl.LOCK_EX); file.write('number 1'); "
+    )
+    hold += "file.flush(); print(flush=True); input()"
+    command = [sys.executable, "-c", hold, str(lock)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+        first.stdout.readline()
+        assert recorded.run() == 2
+        first.communicate("\n")
+    assert capsys.readouterr().err == f"sweep.py: error: another process uses {recorded.folder}: number 1\n"
+    assert recorded.calls == []
 
 
 def test_only_runs_made_in_one_go_are_measured(recorded):
@@ -149,7 +117,7 @@ def test_a_dry_run_lists_commands_and_invents_no_time(recorded, capsys):
         ({}, ["--data.rot", "x"], "unknown key data.rot; did you mean data.root?"),
         ({"axes": {"lrr": [0.1]}}, [], "unknown key lrr"),
         ({"axes": {"loss": {"a": {"name": "old"}}}}, [], "unknown loss 'old'; did you mean 'ols'?"),
-        ({"launchr": ["python"]}, [], "unknown key launchr; did you mean launcher?"),
+        ({"comand": ["python"]}, [], "unknown key comand; did you mean command?"),
         ({"parallel": 0}, [], "parallel must be at least 1, got 0"),
     ],
 )
@@ -234,7 +202,9 @@ def test_a_run_killed_with_its_study_ends_as_one_that_was_left_alone(tmp_path):
     with subprocess.Popen([sys.executable, str(ROOT / "recipes" / "sweep.py"), str(killed)]) as study:
         _wait(lambda: any(path.name >= "epoch-0003" for path in (run_dir / "checkpoints").glob("epoch-*")))
         study.kill()
-    os.killpg(int((tmp_path / "killed" / "logs" / ".test_resnet-ols-seed0.lock").read_text()), signal.SIGKILL)
+    os.killpg(
+        int((tmp_path / "killed" / "logs" / ".test_resnet-ols-seed0.lock").read_text().split()[0]), signal.SIGKILL
+    )
     assert not (run_dir / "export").exists()
     assert _run(killed) == 0
     log = (tmp_path / "killed" / "logs" / "test_resnet-ols-seed0.log").read_text()
