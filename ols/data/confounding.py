@@ -138,6 +138,11 @@ def sample_key(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest())
 
 
+def pixel_key(name: str) -> int:
+    """Return what seeds a sample's noise, by its name."""
+    return int(keyed_bits(PHOTONS, sample_key(name)))
+
+
 def draw_carriers(source: ImageSource, candidates: np.ndarray, share: float) -> np.ndarray:
     """Choose which images carry a confounder: those of a smaller share are among those of a larger one.
 
@@ -186,9 +191,9 @@ class Confounded:
             source.require_aspect(preprocessing.aspect)
         carriers = np.asarray(carriers, np.int64)
         if len(carriers) and not 0 <= carriers.min() <= carriers.max() < len(source):
-            raise ValueError(
-                f"carriers must be indices of {len(source)} samples, got {carriers.min()}-{carriers.max()}"
-            )
+            raise ValueError(f"a carrier is none of {len(source)} samples: {carriers.min()} to {carriers.max()}")
+        if target_kind(source) == "mask":
+            raise ValueError("images with masks carry no confounder: there is no positive class")
         self.source, self.confounder, self.strength = source, confounder, strength
         self.size, self.aspect = preprocessing.resize_size, preprocessing.aspect
         self.classes, self.groups, self.targets = source.classes, source.groups, source.targets
@@ -208,8 +213,8 @@ class Confounded:
         image = fit(self.source.read(index), self.size, self.aspect)
         if not self.carries[index]:
             return image
-        bits = int(keyed_bits(PHOTONS, sample_key(self.sample_id(index))))
-        return to_image(CONFOUNDERS[self.confounder](to_array(image), bits, self.strength))
+        key = pixel_key(self.sample_id(index))
+        return to_image(CONFOUNDERS[self.confounder](to_array(image), key, self.strength))
 
     def sample_id(self, index: int) -> str:
         """Return the name of a sample in the data set."""
