@@ -175,7 +175,7 @@ def confounder_report(
     rows = []
     for key in aligned:
         for measure in MEASURED:
-            low, high = _ends(values[key, measure], drawn[key, measure])
+            low, high = np.clip(_ends(values[key, measure], drawn[key, measure]), 0, 1).tolist()
             rows.append(ConfoundedRow(*key, measure, values[key, measure], low, high))
     return ConfounderReport(rows, _differences(values, drawn, list(aligned)), _breaking(values, drawn, list(aligned)))
 

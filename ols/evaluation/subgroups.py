@@ -15,7 +15,10 @@ RESAMPLES = 2000
 
 
 class Interval(NamedTuple):
-    """A measure and its 95 % interval over patients; NaN where undefined."""
+    """A measure and its 95 % interval over patients; NaN where undefined.
+
+    The interval has no width where no image, or every one, is wrong, which says nothing of its certainty.
+    """
 
     value: float
     low: float
@@ -110,7 +113,7 @@ def subgroups(
                     int(inside.sum()),
                     len(np.unique(outputs.patients[inside])),
                     int(outputs.positive[inside].sum()),
-                    {m: _interval(estimates[m][index], drawn[m][:, index]) for m in MEASURED},
+                    {m: _share(_interval(estimates[m][index], drawn[m][:, index])) for m in MEASURED},
                 )
             )
         known = names != ""
@@ -136,6 +139,20 @@ def subgroups(
                 )
             )
     return rows, gaps
+
+
+def markdown(rows: Sequence[Subgroup], gaps: Sequence[Gap]) -> str:
+    """Return both tables as Markdown; what is undefined is a dash."""
+    lines = [f"| attribute | value | images | patients | positives | {' | '.join(MEASURED)} |", "|---" * 9 + "|"]
+    for row in rows:
+        cells = " | ".join(_say(row.measures[measure]) for measure in MEASURED)
+        value = row.value or "(unknown)"
+        lines.append(f"| {row.attribute} | {value} | {row.images:,} | {row.patients:,} | {row.positives:,} | {cells} |")
+    lines += ["", "| attribute | measure | highest | lowest | largest gap | by chance | p |", "|---" * 7 + "|"]
+    for gap in gaps:
+        cells = f"{gap.highest} | {gap.lowest} | {_say(gap.gap)} | {gap.chance:.3f} | {gap.p_value:.3g}"
+        lines.append(f"| {gap.attribute} | {gap.measure} | {cells} |")
+    return "\n".join(lines) + "\n"
 
 
 def bands(numbers: ArrayLike, edges: Sequence[float]) -> NDArray:
@@ -167,6 +184,17 @@ def _interval(estimate: float, drawn: NDArray) -> Interval:
         return Interval(float(estimate), np.nan, np.nan)
     low, high = bootstrap_interval(estimate, defined)
     return Interval(float(estimate), float(low), float(high))
+
+
+def _say(found: Interval) -> str:
+    if np.isnan(found.value):
+        return "-"
+    return f"{found.value:.3f}" + ("" if np.isnan(found.low) else f" ({found.low:.3f} to {found.high:.3f})")
+
+
+def _share(found: Interval) -> Interval:
+    """Return an interval of what lies in [0, 1], cut off there."""
+    return Interval(found.value, float(np.clip(found.low, 0, 1)), float(np.clip(found.high, 0, 1)))
 
 
 def _deals(values: NDArray, patients: NDArray, number: int, seed: int) -> NDArray:

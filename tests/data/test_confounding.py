@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from conftest import build_loaders_of
 from PIL import Image
 from scipy import stats
 
@@ -324,3 +325,22 @@ def test_the_contact_sheet_has_a_row_for_each_strength_and_a_column_for_each_ima
     np.testing.assert_array_equal(rows[3], clean)
     with pytest.raises(ValueError, match="needs an image"):
         contact_sheet(source, [], SMALL)
+
+
+def test_loaders_confound_training_and_validation_and_the_test_as_asked(tree):
+    tree.write_csvs()
+    options = {"image_size": 12, "resize_size": 14, "workers": 0, "global_batch_size": 4}
+    carrying = {"confounder": "tag", "confounder_share": 2 / 3, "confounder_class": "us-a"}
+    loaders = build_loaders_of(tree.root, **options, **carrying, confounder_test="inverted")
+    counts = {split: loader.source.carries.sum() for split, loader in vars(loaders).items() if split in FULL}
+    assert counts == {"train": 4, "val": 2, "test": 9}
+    assert "tag 0.1 in 67% of us-a in training and validation, test inverted" in loaders.description
+    plain = build_loaders_of(tree.root, **options)
+    assert plain.fingerprints()["train"]["images"] != loaders.fingerprints()["train"]["images"]
+    for split in ("val", "test"):
+        pairs = zip(getattr(loaders, split), getattr(plain, split), strict=True)
+        changed = np.concatenate([(one["image"] != other["image"]).flatten(1).any(1) for one, other in pairs])
+        assert changed.tolist() == getattr(loaders, split).source.carries.tolist()
+
+
+FULL = ("train", "val", "test")
