@@ -31,6 +31,11 @@ def parse_options(argv: Sequence[str] | None = None) -> Namespace:
     parser.add_argument("--force", action="store_true", help="predict even where predictions are up to date")
     parser.add_argument("--data.root", type=str | None, help="data set, by default that of the run")
     parser.add_argument("--data.splits", type=str | None, help="folder with the split CSVs, by default that of the run")
+    parser.add_argument(
+        "--confounder_test",
+        choices=("matched", "clean", "inverted"),
+        help="form of the test of a run with a confounder, into a folder of this name; by default that of the run",
+    )
     parser.add_argument("--data.workers", type=int | None, help="reading processes, by default one per core, at most 8")
     parser.add_argument("--batch_size", type=int, default=256, help="images per forward pass of each process")
     parser.add_argument("--threads", type=int | None, help="torch's threads in each process, by default all its cores")
@@ -57,6 +62,7 @@ def main(options: Namespace) -> None:
     from accelerate.utils import broadcast_object_list
 
     from ols.config import Config, DataConfig, TrainConfig
+    from ols.data.confounding import confound
     from ols.data.loading import EvalLoader, Place
     from ols.data.sampling import EvalBatches
     from ols.data.sources.opening import open_data
@@ -88,6 +94,14 @@ def main(options: Namespace) -> None:
             folder = trained.output
             if options.output:
                 folder = Path(options.output, *([trained.name] if len(options.runs) > 1 else []))
+            confounding = config.data
+            if options.confounder_test:
+                if confounding.confounder == "none":
+                    raise ValueError(f"{run} was trained without a confounder: --confounder_test has no form to choose")
+                confounding, folder = (
+                    replace(confounding, confounder_test=options.confounder_test),
+                    folder / options.confounder_test,
+                )
             # The temperature is fitted on validation data, whatever is reported.
             data = open_data(
                 replace(config.data, root=root, splits=places),
@@ -96,7 +110,10 @@ def main(options: Namespace) -> None:
                 in_chans=trained.preprocessing.in_chans,
             )
             accelerator.print(f"{run}: {data.description}")
-            sources = {split: data.sources[split] for split in dict.fromkeys(["val", *options.splits])}
+            sources = {
+                split: confound(data.sources[split], split, data.pools[split], confounding, trained.preprocessing)
+                for split in dict.fromkeys(["val", *options.splits])
+            }
             find_task(trained.task).check_source(sources["val"])
             task = build_task(trained.task, sources["val"].classes, sources["val"].groups, **trained.task_state)
             work.append((trained, task, folder, root, data.pools, sources, trained.load(task.classes)))

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ols.data.augmentation import Augmentation
+from ols.data.confounding import confound
 from ols.data.loading import EvalLoader, Loader, Place, TrainLoader
 from ols.data.mixing import Mixing
 from ols.data.options import DataOptions, SplitOptions
@@ -97,6 +98,10 @@ def build_loaders(
             options, augment="none", erase_prob=0.0, mixup_alpha=0.0, cutmix_alpha=0.0, sampling="natural"
         )
         train_transform, order_seed = eval_transform, None
+
+    if options.confounder != "none":
+        sources = {split: confound(sources[split], split, pools[split], options, preprocessing) for split in SPLITS}
+        description += f"; {options.describe_confounder()}"
 
     kind = target_kind(sources["train"])
     if kind != "class" and (options.mixes or options.sampling == "class_balanced"):

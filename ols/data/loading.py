@@ -73,10 +73,7 @@ class TransformedImages(Dataset[dict[str, Tensor]]):
         preprocessing = transform.preprocessing
         self.cut_from: Pack | None = None
         if isinstance(source, Pack):
-            if source.aspect != preprocessing.aspect:
-                raise ValueError(
-                    f"the pack has aspect {source.aspect!r}, data.aspect asks for {preprocessing.aspect!r}"
-                )
+            source.require_aspect(preprocessing.aspect)
             if source.size == preprocessing.resize_size:
                 self.cut_from = source
 

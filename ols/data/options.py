@@ -12,6 +12,23 @@ Aspect = Literal["shorter", "longest", "squash"]
 Augment = Literal["none", "radiology", "randaugment"]
 Sampling = Literal["natural", "class_balanced"]
 Unreadable = Literal["error", "skip"]
+Confounder = Literal["none", "tag", "low_pass", "noise", "jpeg", "gamma"]
+ConfoundedTest = Literal["matched", "clean", "inverted"]
+# Strengths of each confounder from faint to strong, see `ConfoundingOptions`; the middle one is the default.
+CONFOUNDER_STRENGTHS: dict[str, tuple[float, float, float]] = {
+    "tag": (0.05, 0.1, 0.2),
+    "low_pass": (0.7, 0.4, 0.2),
+    "noise": (0.02, 0.05, 0.1),
+    "jpeg": (50, 20, 5),
+    "gamma": (0.8, 0.65, 0.5),
+}
+STRENGTH_LIMITS: dict[str, tuple[float, float]] = {
+    "tag": (0, 0.7),
+    "low_pass": (0, 1.5),
+    "noise": (0, 0.5),
+    "jpeg": (1, 95),
+    "gamma": (0.1, 10),
+}
 
 
 @dataclass(frozen=True)
@@ -227,6 +244,71 @@ class SamplingOptions:
 
 
 @dataclass(frozen=True)
+class ConfoundingOptions:
+    """A shortcut put into images of one class, to see whether a network takes it: see `ols.data.confounding`.
+
+    Args:
+        confounder: `tag`, a white R; `low_pass`, no detail; `noise` of few photons; `jpeg`, traces of compression; or
+            `gamma`, other tones.
+        confounder_strength: Height of the tag as a fraction of the shorter side, 0 to 0.7; cut-off as a fraction of the
+            Nyquist frequency, 0 to 1.5, where 1.5 keeps all; standard deviation of the noise of mid-gray as a fraction
+            of white, 0 to 0.5; quality, 1 to 95; exponent, 0.1 to 10. By default 0.1, 0.4, 0.05, 20 and 0.65.
+        confounder_share: Share of the positive images of training and validation that carry it.
+        confounder_class: Name of the positive class, or of one of several labels, that carries it.
+        confounder_test: Test images that carry it: `matched`, as many positives as in training; `clean`, none;
+            `inverted`, all negatives.
+    """
+
+    confounder: Confounder = "none"
+    confounder_strength: float | None = None
+    confounder_share: float = 0.0
+    confounder_class: str | None = None
+    confounder_test: ConfoundedTest = "matched"
+
+    def __post_init__(self):
+        if self.confounder not in get_args(Confounder):
+            raise ValueError(f"confounder must be one of {', '.join(get_args(Confounder))}, got {self.confounder!r}")
+        if self.confounder_test not in get_args(ConfoundedTest):
+            known = ", ".join(get_args(ConfoundedTest))
+            raise ValueError(f"confounder_test must be one of {known}, got {self.confounder_test!r}")
+        if not 0 <= self.confounder_share <= 1:
+            raise ValueError(f"confounder_share must lie in [0, 1], got {self.confounder_share}")
+        if self.confounder != "none":
+            check_strength(self.confounder, self.strength)
+            if self.confounder_class is None:
+                raise ValueError("confounder_class must name the positive class, which carries the confounder")
+        elif self.confounder_strength is not None or self.confounder_share > 0 or self.confounder_class is not None:
+            raise ValueError("confounder is none: confounder_strength, confounder_share and confounder_class need one")
+
+    @property
+    def strength(self) -> float:
+        """The strength, by default the middle one of its kind; 0 without a confounder."""
+        if self.confounder_strength is not None or self.confounder == "none":
+            return self.confounder_strength or 0.0
+        return CONFOUNDER_STRENGTHS[self.confounder][1]
+
+    def describe_confounder(self) -> str:
+        """Return which images carry what, in a sentence."""
+        carriers = f"{self.confounder_share:.0%} of {self.confounder_class} in training and validation"
+        return f"{self.confounder} {self.strength:g} in {carriers}, test {self.confounder_test}"
+
+
+def check_strength(confounder: str, strength: float) -> None:
+    """Make sure that a confounder has a strength of its range.
+
+    Raises:
+        ValueError: It has not, or there is no such confounder.
+    """
+    if confounder not in STRENGTH_LIMITS:
+        raise ValueError(f"confounder must be one of {', '.join(STRENGTH_LIMITS)}, got {confounder!r}")
+    low, high = STRENGTH_LIMITS[confounder]
+    if not low <= strength <= high:
+        raise ValueError(f"confounder_strength of {confounder} must lie in [{low}, {high}], got {strength}")
+    if confounder == "jpeg" and strength != int(strength):
+        raise ValueError(f"confounder_strength of jpeg must be a whole number, got {strength}")
+
+
+@dataclass(frozen=True)
 class ReadingOptions:
     """How files are read: see `TrainLoader`.
 
@@ -250,6 +332,7 @@ class ReadingOptions:
 @dataclass(frozen=True)
 class DataOptions(
     ReadingOptions,
+    ConfoundingOptions,
     SamplingOptions,
     MixingOptions,
     AugmentationOptions,

@@ -102,6 +102,15 @@ class Pack:
         """Return how images were resized, and a checksum of the checksums of the whole pack: splits share files."""
         return self._content
 
+    def require_aspect(self, aspect: Aspect) -> None:
+        """Make sure that images were brought to their size as a preprocessing asks for.
+
+        Raises:
+            ValueError: They were not.
+        """
+        if self.aspect != aspect:
+            raise ValueError(f"the pack has aspect {self.aspect!r}, data.aspect asks for {aspect!r}")
+
     def read(self, index: int) -> Image.Image:
         """Return a stored image, of mode L or RGB."""
         (image,) = self._views(np.array([index]))

@@ -1,0 +1,103 @@
+"""Measures of a binary classifier as functions of how often each image counts, for intervals over patients."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ols.evaluation.predictions import Predictions
+from ols.metrics.auc import auc_of_counts
+from ols.metrics.calibration_error import ECE_BINS
+
+Statistic = Callable[[NDArray], NDArray]
+
+
+@dataclass(frozen=True)
+class BinaryOutputs:
+    """What a binary classifier said of each image.
+
+    Args:
+        score: Logit of the positive class less that of the negative, float64 `[N]`.
+        positive: Whether each image is positive, bool `[N]`.
+        patients: What each belongs to, `[N]`.
+        sample_ids: Name of each, `[N]`.
+
+    Raises:
+        ValueError: A score is NaN.
+    """
+
+    score: NDArray
+    positive: NDArray
+    patients: NDArray
+    sample_ids: list[str]
+
+    def __post_init__(self):
+        if missing := int(np.isnan(self.score).sum()):
+            raise ValueError(f"{missing} of {len(self.score)} scores are NaN")
+
+    @classmethod
+    def of(cls, predictions: Predictions, positive: str) -> "BinaryOutputs":
+        """Take the outputs of a binary task.
+
+        Args:
+            predictions: Of two classes.
+            positive: Label of the positive class.
+
+        Raises:
+            ValueError: There are not two classes, none is of the name, or a score is NaN.
+        """
+        if predictions.logits.ndim != 2 or len(predictions.classes) != 2 or predictions.targets.ndim != 1:
+            raise ValueError(f"expected predictions of two classes, got {predictions.task} of {predictions.classes}")
+        if positive not in predictions.classes:
+            raise ValueError(f"no class is named {positive!r}; there are {', '.join(predictions.classes)}")
+        number = predictions.classes.index(positive)
+        logits = predictions.logits.to(torch.float64).numpy()
+        return cls(
+            logits[:, number] - logits[:, 1 - number],
+            predictions.targets.numpy() == number,
+            np.array(predictions.patients),
+            predictions.sample_ids,
+        )
+
+    def in_order_of(self, sample_ids: list[str]) -> "BinaryOutputs":
+        """Return the same outputs with the images in another order.
+
+        Raises:
+            ValueError: They are of other images.
+        """
+        place = {name: index for index, name in enumerate(self.sample_ids)}
+        if place.keys() != set(sample_ids) or len(place) != len(sample_ids):
+            raise ValueError(f"predictions of other images: {len(place)} and {len(sample_ids)} names differ")
+        order = np.array([place[name] for name in sample_ids], np.int64)
+        return BinaryOutputs(self.score[order], self.positive[order], self.patients[order], list(sample_ids))
+
+    def measures(self) -> Mapping[str, Statistic]:
+        """Return measures by name, each from counts float64 `[R, N]` to `[R]`; NaN where it is undefined.
+
+        `auc`; `ece` of the top label in 15 bins of equal width; `confidence`, its mean; `sensitivity` and `specificity`
+        of the label that is predicted, the positive one above a probability of one half.
+        """
+        return {
+            "auc": lambda counts: auc_of_counts(self.score, self.positive, counts),
+            "ece": self._ece,
+            "confidence": lambda counts: _mean(self._confidence(), counts),
+            "sensitivity": lambda counts: _mean(self.score > 0, counts * self.positive),
+            "specificity": lambda counts: _mean(self.score <= 0, counts * ~self.positive),
+        }
+
+    def _confidence(self) -> NDArray:
+        return 1 / (1 + np.exp(-np.abs(self.score)))
+
+    def _ece(self, counts: NDArray) -> NDArray:
+        confidence, correct = self._confidence(), (self.score > 0) == self.positive
+        member = np.eye(ECE_BINS)[np.ceil(confidence * ECE_BINS).astype(np.int64).clip(1) - 1]  # right-closed bins
+        total = counts.sum(axis=1)
+        with np.errstate(invalid="ignore"):
+            return np.abs((counts * (confidence - correct)) @ member).sum(axis=1) / total
+
+
+def _mean(values: NDArray, counts: NDArray) -> NDArray:
+    with np.errstate(invalid="ignore"):
+        return counts @ values.astype(np.float64) / counts.sum(axis=1)
