@@ -116,7 +116,17 @@ def _build_parser(loss_class: type[LabelLoss] | type[PlainLoss], schema: type[Co
     parser.add_class_arguments(
         loss_class,
         "loss",
-        skip={"num_classes", "num_outputs", "weight", "ignore_index", "reduction", "mean", "std"},
+        skip={
+            "num_classes",
+            "num_outputs",
+            "weight",
+            "ignore_index",
+            "reduction",
+            "mean",
+            "std",
+            "num_samples",
+            "epochs",
+        },
         instantiate=False,
     )
     return parser

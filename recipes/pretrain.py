@@ -51,7 +51,7 @@ def run(config: Config, accelerator: "Accelerator", folder: "RunFolder") -> tupl
     from ols.data.sampling import BatchShare
     from ols.evaluation.evaluate import tagged
     from ols.evaluation.report.console import describe_cost, describe_data, result_table
-    from ols.losses import build_loss
+    from ols.losses import build_loss, find_loss
     from ols.models.freezing import Freezing
     from ols.models.options import FreezeOptions
     from ols.phantoms import write_phantoms
@@ -123,6 +123,8 @@ def run(config: Config, accelerator: "Accelerator", folder: "RunFolder") -> tupl
     if config.data.class_weights != "none":
         weights = class_weights(class_counts(loaders.train), config.data.class_weights)
         options["weight"] = torch.tensor(weights, dtype=dtype)
+    if find_loss(config.loss["name"]).needs_index:
+        options |= {"num_samples": len(loaders.train.source), "epochs": config.train.epochs}
     loss = build_loss(**config.loss, **options, num_classes=task.num_outputs, reduction="sum")
     if dtype == torch.float64:
         loss.double()

@@ -7,15 +7,20 @@ from typing import Any
 from ols.losses.base import LabelLoss
 from ols.losses.confidence_penalty import ConfidencePenalty
 from ols.losses.focal import FLSD53, FocalLoss
+from ols.losses.label_relaxation import LabelRelaxation
 from ols.losses.label_smoothing import HardLabels, LabelSmoothing
+from ols.losses.label_smoothing_pp import LabelSmoothingPlusPlus
+from ols.losses.logit_norm import LogitNorm
 from ols.losses.margin_label_smoothing import MarginLabelSmoothing
 from ols.losses.max_sup import MaxSup
 from ols.losses.multilabel import BinaryCrossEntropy
 from ols.losses.online_label_smoothing import OnlineLabelSmoothing
 from ols.losses.plain import PlainLoss
+from ols.losses.progressive_self_kd import ProgressiveSelfKD
 from ols.losses.regression import AbsoluteError, HuberLoss, SquaredError
 from ols.losses.segmentation import DiceBCE, DiceWeightedFalseNegatives
 from ols.losses.teacher_free import SelfTeacherKD, VirtualTeacherKD
+from ols.losses.zipf_label_smoothing import ZipfLabelSmoothing
 
 LOSSES: dict[str, type[LabelLoss]] = {
     "hard": HardLabels,
@@ -28,6 +33,11 @@ LOSSES: dict[str, type[LabelLoss]] = {
     "focal": FocalLoss,
     "flsd53": FLSD53,
     "confidence_penalty": ConfidencePenalty,
+    "label_smoothing_pp": LabelSmoothingPlusPlus,
+    "progressive_self_kd": ProgressiveSelfKD,
+    "zipf_label_smoothing": ZipfLabelSmoothing,
+    "label_relaxation": LabelRelaxation,
+    "logit_norm": LogitNorm,
 }
 PLAIN_LOSSES: dict[str, type[PlainLoss]] = {
     "bce": BinaryCrossEntropy,
@@ -52,15 +62,20 @@ __all__ = [
     "HardLabels",
     "HuberLoss",
     "LabelLoss",
+    "LabelRelaxation",
     "LabelSmoothing",
+    "LabelSmoothingPlusPlus",
+    "LogitNorm",
     "Loss",
     "MarginLabelSmoothing",
     "MaxSup",
     "OnlineLabelSmoothing",
     "PlainLoss",
+    "ProgressiveSelfKD",
     "SelfTeacherKD",
     "SquaredError",
     "VirtualTeacherKD",
+    "ZipfLabelSmoothing",
     "build_loss",
     "find_loss",
     "find_preset",

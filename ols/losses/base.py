@@ -32,6 +32,7 @@ class TrainerLoss(nn.Module):
     """What a trainer asks of a loss beside its value; here the answers of one that learns nothing."""
 
     needs_teacher: bool = False
+    needs_index: bool = False  # takes the numbers of the samples as a third argument in training
     takes_probabilities: bool = False
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # options of published variants, by name
 

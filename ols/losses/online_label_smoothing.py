@@ -1,20 +1,16 @@
 """Online label smoothing: the soft labels of an epoch are what the model predicted in the one before."""
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from ols.losses.base import LabelLoss, check_interval
+from ols.losses.base import check_interval, check_whole
+from ols.losses.collecting import CollectingLoss, Reduce
 from ols.losses.collecting_cross_entropy import CollectingCrossEntropy
-from ols.losses.soft_targets import flatten_classes, soft_target_cross_entropy
-
-Reduce = Callable[[Tensor], Tensor | None]
+from ols.losses.soft_targets import flatten_classes, one_hot_labels, soft_target_cross_entropy
 
 ROWS_AT_ONCE = 256  # of a K x K matrix: a copy of a whole one would be a third beside the two of the state
 
@@ -25,7 +21,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class OnlineLabelSmoothing(LabelLoss):
+class OnlineLabelSmoothing(CollectingLoss):
     """Cross entropy against `hard_weight e_y + (1 - hard_weight) soft_labels[y]`, with soft labels learnt as it trains.
 
     Zhang et al., Delving Deep into Label Smoothing, IEEE TIP 2021; the paper's alpha is `hard_weight`. In training mode
@@ -50,6 +46,10 @@ class OnlineLabelSmoothing(LabelLoss):
         momentum: Share of the old soft labels in the next ones, in [0, 1); 0 is the paper.
         prior_count: Correct predictions that the evenly smoothed label (by `smoothing`) counts as in each new row, not
             negative: `(sum of n predictions + prior_count * smoothed label) / (n + prior_count)`; 0 is the paper.
+        min_correct: Correct predictions that a class must have had since training began, over all epochs and ranks,
+            for its first row of its own; before, it keeps its row of `initial`, best "smoothed" or "hard", whatever
+            `unseen` is. With n_y the total after an epoch, `S[y] <- new row if n_y >= min_correct, else S[y]`. 0, the
+            paper, and 1 with `unseen="keep"` are the same.
         loss_scale: Factor of the training loss, positive.
         freeze_above: Keep the row of a seen class once its maximum has reached this, in (0, 1]; None for never.
         weight: Weight of each class `[K]`; the label's weight multiplies the whole sample.
@@ -60,6 +60,7 @@ class OnlineLabelSmoothing(LabelLoss):
     soft_labels: Tensor  # [K, K], row = true class, sums to 1
     _prob_sums: Tensor  # [K + 1, K], the last row of samples that do not count
     _correct_counts: Tensor  # [K + 1]
+    total_correct: Tensor  # [K], correct predictions in the epochs ended; only with `min_correct`
     presets = PRESETS
 
     def __init__(
@@ -72,6 +73,7 @@ class OnlineLabelSmoothing(LabelLoss):
         unseen: Literal["keep", "uniform"] = "keep",
         momentum: float = 0.0,
         prior_count: float = 0.0,
+        min_correct: int = 0,
         loss_scale: float = 1.0,
         freeze_above: float | None = None,
         weight: Tensor | None = None,
@@ -86,9 +88,9 @@ class OnlineLabelSmoothing(LabelLoss):
         self.unseen = unseen
         self.momentum = check_interval("momentum", momentum, "[0, 1)")
         self.prior_count = check_interval("prior_count", prior_count, "[0, inf)")
+        self.min_correct = check_whole("min_correct", min_correct, at_least=0)
         self.loss_scale = check_interval("loss_scale", loss_scale, "(0, inf)")
         self.freeze_above = None if freeze_above is None else check_interval("freeze_above", freeze_above, "(0, 1]")
-        self._collecting = True
         self.smoothing = check_interval("smoothing", smoothing, "[0, 1)")
         self.register_buffer("soft_labels", _initial_soft_labels(num_classes, initial, self.smoothing))
         # One row more than classes: it takes the samples that do not count, which no operation then has to select.
@@ -98,6 +100,8 @@ class OnlineLabelSmoothing(LabelLoss):
         self.register_buffer(
             "_minus_hard_weight", self.soft_labels.new_full((1, 1), -self.hard_weight), persistent=False
         )
+        if self.min_correct:
+            self.register_buffer("total_correct", torch.zeros(num_classes, dtype=torch.int64))
         self._has_zero_rows = isinstance(initial, str) and initial == "zeros"
 
     @classmethod
@@ -125,15 +129,6 @@ class OnlineLabelSmoothing(LabelLoss):
         """Return this rank's `prob_sums` and `correct_counts`, themselves and not copies."""
         return {"prob_sums": self.prob_sums, "correct_counts": self.correct_counts}
 
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
-        """Collect nothing inside: for the second forward pass of SAM, R-Drop or LBFGS."""
-        collecting, self._collecting = self._collecting, False
-        try:
-            yield
-        finally:
-            self._collecting = collecting
-
     def training_loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the loss against the current soft labels, and collect for the next ones."""
         if target.numel() == 0:
@@ -141,13 +136,12 @@ class OnlineLabelSmoothing(LabelLoss):
         rows = flatten_classes(logits)  # [B, K]
         if target.is_floating_point() or self._has_zero_rows:
             return self._general_loss(rows, target)
-        collecting = self._collecting and torch.is_grad_enabled()
         state = self._buffers  # each attribute that is a buffer costs a call of nn.Module.__getattr__
         loss = CollectingCrossEntropy.apply(
             rows,
             target if target.ndim == 1 else target.flatten(),
             (state["soft_labels"], state["_label_weights"], state["_one"], state["_minus_hard_weight"]),
-            (state["_prob_sums"], state["_correct_counts"]) if collecting else None,
+            (state["_prob_sums"], state["_correct_counts"]) if self.is_collecting else None,
             self.hard_weight,
             self.loss_scale,
             self.ignore_index,
@@ -177,7 +171,7 @@ class OnlineLabelSmoothing(LabelLoss):
         with torch.autocast(logits.device.type, enabled=False):
             soft = target_probs @ self.soft_labels.to(logits.dtype)
         soft.mul_(1 - self.hard_weight).add_(target_probs, alpha=self.hard_weight)
-        return soft, *_one_hot_labels(target_probs)
+        return soft, *one_hot_labels(target_probs)
 
     def _rows(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the targets of class indices `[B, K]`, where rows of zeros leave the hard part alone, and labels."""
@@ -191,7 +185,7 @@ class OnlineLabelSmoothing(LabelLoss):
 
     def _collect(self, logits: Tensor, probs: Tensor, top: Tensor, labels: Tensor, eligible: Tensor) -> None:
         """Add the probabilities `[B, K]` of eligible rows, predicted correctly, to the sums of their labels `[B]`."""
-        if not (self._collecting and torch.is_grad_enabled()):
+        if not self.is_collecting:
             return
         gap = top - logits.detach().gather(1, labels.unsqueeze(1)).squeeze(1)  # nan beside a logit of nan or inf
         rows = labels.masked_fill(~(eligible & (gap == 0)), self.num_classes)
@@ -214,7 +208,7 @@ class OnlineLabelSmoothing(LabelLoss):
         Raises:
             ValueError: The default group cannot reduce on the device of the loss.
         """
-        self._all_reduce(reduce)
+        self.reduce_collected(reduce)
         seen = self.correct_counts > 0  # [K]
         if seen.any():
             self._replace_soft_labels(seen)
@@ -237,6 +231,9 @@ class OnlineLabelSmoothing(LabelLoss):
 
     def _replace_soft_labels(self, seen: Tensor) -> None:
         """Move the rows of the classes seen, `[K]`, towards this epoch's mean predictions; overwrites the sums."""
+        waiting = torch.zeros_like(seen)
+        if self.min_correct:
+            waiting = self.total_correct.add_(self.correct_counts) < self.min_correct
         sums = self.prob_sums
         if self.prior_count:
             sums += self.prior_count * self.smoothing / self.num_classes
@@ -246,44 +243,11 @@ class OnlineLabelSmoothing(LabelLoss):
         share = torch.full_like(sums[:, 0], 1 - self.momentum).masked_fill_(empty, 1)
         if self.freeze_above is not None:
             share.masked_fill_(self.soft_labels.amax(1) >= self.freeze_above, 0)
-        share.masked_fill_(~seen, 0)
+        share.masked_fill_(~seen | waiting, 0)
         self.soft_labels.lerp_(sums, share.unsqueeze(1))
-        uniform = ~seen if self.unseen == "uniform" else ~seen & empty  # never a row of zeros
+        uniform = ~seen & ~waiting if self.unseen == "uniform" else (~seen | waiting) & empty  # never a row of zeros
         self.soft_labels.masked_fill_(uniform.unsqueeze(1), 1 / self.num_classes)
         self._has_zero_rows = False
-
-    def sum_over_ranks(self, *, reduce: Reduce | None = None) -> None:
-        """Gather this epoch's sums on rank 0 and leave none on the others: call on all ranks, then save rank 0's state.
-
-        Needed only before a checkpoint inside an epoch. Loading such a checkpoint on every rank keeps its sums on rank
-        0 alone, so that `end_epoch` counts them once.
-
-        Args:
-            reduce: As in `end_epoch`.
-        """
-        self._all_reduce(reduce)
-        self._keep_sums_on_rank_0()
-
-    def _keep_sums_on_rank_0(self) -> None:
-        if dist.is_available() and dist.is_initialized() and dist.get_rank() > 0:
-            self._prob_sums.zero_()
-            self._correct_counts.zero_()
-
-    def _all_reduce(self, reduce: Reduce | None) -> None:
-        if reduce is None:
-            if not (dist.is_available() and dist.is_initialized()):
-                return
-            backend = dist.get_backend()
-            if backend == "nccl" and not self._prob_sums.is_cuda:
-                raise ValueError(
-                    f"the loss must be on the GPU for the nccl backend to sum it, got {self._prob_sums.device}; "
-                    "move it with loss.to(device)"
-                )
-        for sums in (self.prob_sums, self.correct_counts):
-            if reduce is None:
-                dist.all_reduce(sums)
-            elif (summed := reduce(sums)) is not None and summed is not sums:
-                sums.copy_(summed)
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -306,27 +270,12 @@ class OnlineLabelSmoothing(LabelLoss):
             elif strict:
                 missing_keys.append(prefix + name)
         super()._load_from_state_dict(state, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
-        self._keep_sums_on_rank_0()
+        self.keep_on_rank_0()
         self._has_zero_rows = bool((self.soft_labels.sum(1) == 0).any())
 
     def extra_repr(self) -> str:
         """Return the configuration."""
         return f"{super().extra_repr()}, hard_weight={self.hard_weight}, unseen={self.unseen!r}"
-
-
-def _one_hot_labels(target_probs: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the largest class of each row `[B]`, and whether the row is one-hot `[B]`, evenly smoothed or not.
-
-    `(1 - s) e_y + s / K` has K - 1 equal entries whatever s is; a mixture of two classes has not, where K is above 2.
-    """
-    num_classes = target_probs.shape[1]
-    top, labels = target_probs.max(1)
-    low = target_probs.amin(1)
-    if num_classes < 3:
-        return labels, (top == 1) & (low == (1 if num_classes == 1 else 0))
-    alike = (target_probs == low.unsqueeze(1)).sum(1) == num_classes - 1
-    mass = top + (num_classes - 1) * low
-    return labels, alike & ((mass - 1).abs() < 1e-2)  # as much as bfloat16 rounds
 
 
 def _initial_soft_labels(num_classes: int, initial: str | Tensor, smoothing: float) -> Tensor:

@@ -49,6 +49,21 @@ def flatten_classes(logits: Tensor) -> Tensor:
     return logits if logits.ndim == 2 else logits.movedim(1, -1).flatten(0, -2)
 
 
+def one_hot_labels(target_probs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the largest class of each row `[B]`, and whether the row is one-hot `[B]`, evenly smoothed or not.
+
+    `(1 - s) e_y + s / K` has K - 1 equal entries whatever s is; a mixture of two classes has not, where K is above 2.
+    """
+    num_classes = target_probs.shape[1]
+    top, labels = target_probs.max(1)
+    low = target_probs.amin(1)
+    if num_classes < 3:
+        return labels, (top == 1) & (low == (1 if num_classes == 1 else 0))
+    alike = (target_probs == low.unsqueeze(1)).sum(1) == num_classes - 1
+    mass = top + (num_classes - 1) * low
+    return labels, alike & ((mass - 1).abs() < 1e-2)  # as much as bfloat16 rounds
+
+
 def soft_target_cross_entropy(logits: Tensor, target_probs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Cross entropy `-sum_k q_k log p_k` of each row, in which 0 * -inf is 0.
 

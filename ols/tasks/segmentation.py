@@ -33,7 +33,11 @@ class Segmentation(Task):
     name = "segmentation"
     kind = "mask"
     dense = True
-    losses = ("dice_bce", "dice_weighted_fn", *(name for name, loss in LOSSES.items() if not loss.needs_teacher))
+    losses = (
+        "dice_bce",
+        "dice_weighted_fn",
+        *(name for name, loss in LOSSES.items() if not loss.needs_teacher | loss.needs_index),
+    )
     default_loss = "dice_bce"
     selects: ClassVar[tuple[str, ...]] = ("dice", "iou", "nll")
     line: ClassVar[tuple[str, ...]] = ("dice", "iou", "nll", "ece")
@@ -71,7 +75,11 @@ class Segmentation(Task):
             ValueError: It does not; the message names both.
         """
         found = loss.num_classes if isinstance(loss, LabelLoss) else loss.num_outputs
-        if not isinstance(loss, LabelLoss | DiceBCE) or loss.needs_teacher or found != self.num_outputs:
+        if (
+            not isinstance(loss, LabelLoss | DiceBCE)
+            or loss.needs_teacher | loss.needs_index
+            or found != self.num_outputs
+        ):
             raise ValueError(
                 f"a segmentation task of {self.num_outputs} classes with the background needs a loss of as many, which "
                 f"takes masks; got {loss}"

@@ -251,14 +251,14 @@ class Trainer:
     def train_step(self, batch: dict[str, Tensor]) -> None:
         """Forward and backward of one micro-batch."""
         images, target = batch["image"], batch["target"]
-        teacher_logits: tuple[Tensor, ...] = ()
+        beside_target: tuple[Tensor, ...] = (batch["index"].to(target.device),) if self.loss.needs_index else ()
         with self.clock.section("forward"):
             logits = self.model(images, **beside(batch))
             if self.teacher is not None:
                 with torch.no_grad(), self.accelerator.autocast():
-                    teacher_logits = (self.teacher(images),)
+                    beside_target = (self.teacher(images),)
         with self.clock.section("loss"):
-            loss = self.loss(logits, target, *teacher_logits)
+            loss = self.loss(logits, target, *beside_target)
             if (terms := self.task.terms_per_image(self.loss, target)) != 1:
                 loss = loss / terms
             self.loss_sum += loss.detach()

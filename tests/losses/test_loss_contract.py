@@ -4,6 +4,7 @@ import copy
 import inspect
 import itertools
 import json
+import math
 import numbers
 import subprocess
 import sys
@@ -19,9 +20,16 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ols.losses import LOSSES, HardLabels, LabelSmoothing, OnlineLabelSmoothing, build_loss
 
-INDEX_ONLY = {"focal", "flsd53"}
+INDEX_ONLY = {"focal", "flsd53", "progressive_self_kd", "zipf_label_smoothing", "label_relaxation"}
 # Losses that put mass on every class, whatever the target.
-SPREADING = {"label_smoothing", "virtual_teacher_kd", "self_teacher_kd", "ols"}
+SPREADING = {"label_smoothing", "virtual_teacher_kd", "self_teacher_kd", "ols", "label_smoothing_pp"}
+
+
+STATES = {
+    "ols": {"soft_labels", "prob_sums", "correct_counts"},
+    "label_smoothing_pp": {"relations", "prob_sums"},
+    "progressive_self_kd": {"past_probs", "epochs_ended", "prob_sums", "seen_counts"},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -29,8 +37,18 @@ def _seed():
     torch.manual_seed(0)
 
 
+def build(name, num_classes, **options):
+    """Build as a recipe does, which knows how many samples and epochs there are."""
+    if getattr(LOSSES.get(name), "needs_index", False):
+        options = {"num_samples": 64, "epochs": 4} | options
+    return build_loss(name, num_classes, **options)
+
+
 def call(loss, logits, target):
     """Call as a trainer does; the teacher is some other prediction."""
+    if loss.needs_index:
+        shape = logits.shape[:1] + logits.shape[2:] if logits.ndim > 1 else ()
+        return loss(logits, target, torch.arange(math.prod(shape)).view(shape))
     if loss.needs_teacher:
         return loss(logits, target, logits.detach().flip(0) * 0.5)
     return loss(logits, target)
@@ -84,7 +102,7 @@ def test_eval_is_plain_cross_entropy(name):
     weight = torch.tensor([0.5, 2.0, 1.0, 3.0])
     cases = 0
     for reduction, kind in itertools.product(["none", "mean", "sum"], ["index", "probs"]):
-        loss = build_loss(name, 4, weight=weight, reduction=reduction).eval()
+        loss = build(name, 4, weight=weight, reduction=reduction).eval()
         logits = torch.randn(6, 4, 3).half()
         target = torch.randint(0, 4, (6, 3)) if kind == "index" else some_probs((6, 4, 3))
         expected = F.cross_entropy(logits.float(), target, weight=weight, reduction=reduction)
@@ -128,7 +146,7 @@ def test_none_sums_to_sum_and_has_torchs_shape(name, num_classes, batch, spatial
         target = some_probs(shape)
     weight = torch.rand(num_classes) + 0.1 if weighted else None
     none, total, mean = (
-        call(build_loss(name, num_classes, weight=weight, reduction=reduction), logits, target)
+        call(build(name, num_classes, weight=weight, reduction=reduction), logits, target)
         for reduction in ("none", "sum", "mean")
     )
     assert none.shape == F.cross_entropy(logits.float(), target, reduction="none").shape
@@ -147,14 +165,14 @@ def test_none_sums_to_sum_and_has_torchs_shape(name, num_classes, batch, spatial
 def test_one_hot_probabilities_are_class_indices(name):
     if name in INDEX_ONLY:
         with pytest.raises(ValueError, match="target must hold class indices"):
-            build_loss(name, 4)(torch.randn(3, 4), some_probs((3, 4)))
+            build(name, 4)(torch.randn(3, 4), some_probs((3, 4)))
         return
     logits, labels = torch.randn(6, 4, 3), torch.randint(0, 4, (6, 3))
     one_hot = F.one_hot(labels, 4).movedim(-1, 1).float()
     weight = torch.tensor([0.5, 2.0, 1.0, 3.0])
     for options in ({}, {"weight": weight, "reduction": "sum"}):
-        by_index = call(build_loss(name, 4, **options), logits, labels)
-        by_probs = call(build_loss(name, 4, **options), logits, one_hot)
+        by_index = call(build(name, 4, **options), logits, labels)
+        by_probs = call(build(name, 4, **options), logits, one_hot)
         if name == "label_smoothing" and options:
             continue  # torch's own smoothing weighs the two kinds of target alike only without smoothing
         torch.testing.assert_close(by_index, by_probs, rtol=1e-5, atol=1e-5)
@@ -166,7 +184,7 @@ def test_mixed_targets_are_linear(name):
     first, second = (F.one_hot(torch.randint(0, 5, (8,)), 5).double() for _ in range(2))
 
     def loss_of(target):
-        return call(build_loss(name, 5).double(), logits, target)
+        return call(build(name, 5).double(), logits, target)
 
     mixed = loss_of(0.3 * first + 0.7 * second)
     torch.testing.assert_close(mixed, 0.3 * loss_of(first) + 0.7 * loss_of(second))
@@ -176,19 +194,19 @@ def test_mixed_targets_are_linear(name):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_low_precision_logits_are_computed_in_float32_under_autocast_too(name, dtype):
     logits, labels = torch.randn(16, 5).to(dtype), torch.randint(0, 5, (16,))
-    expected = call(build_loss(name, 5), logits.float(), labels)
+    expected = call(build(name, 5), logits.float(), labels)
     narrow = logits.clone().requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        got = call(build_loss(name, 5), narrow, labels)
+        got = call(build(name, 5), narrow, labels)
     assert got.dtype == torch.float32
     torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-6)
     got.backward()
     assert narrow.grad.dtype == dtype
     if name not in INDEX_ONLY:
         target = some_probs((16, 5))
-        expected = call(build_loss(name, 5), logits.float(), target)
+        expected = call(build(name, 5), logits.float(), target)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            got = call(build_loss(name, 5), logits, target)
+            got = call(build(name, 5), logits, target)
         torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-6)
 
 
@@ -201,11 +219,11 @@ def test_a_masked_class_without_target_mass_costs_nothing(name):
     kinds = [labels] if name in INDEX_ONLY else [labels, F.one_hot(labels, 5).float()]
     for target in kinds:
         for weight in (None, torch.rand(5) + 0.5):
-            evaluated = build_loss(name, 5, weight=weight).eval()(logits, target)
+            evaluated = build(name, 5, weight=weight).eval()(logits, target)
             assert evaluated.isfinite()
             options = {"hard_weight": 1.0} if name == "ols" else {}
             if name == "ols" or name not in SPREADING:
-                loss = call(build_loss(name, 5, weight=weight, **options), logits, target)
+                loss = call(build(name, 5, weight=weight, **options), logits, target)
                 assert loss.isfinite()
                 (grad,) = torch.autograd.grad(loss, logits)
                 assert grad.isfinite().all()
@@ -217,14 +235,14 @@ def test_a_masked_class_without_target_mass_costs_nothing(name):
 def test_a_masked_class_with_target_mass_is_inf(name):
     logits = torch.randn(6, 5)
     logits[:, 3] = -torch.inf
-    assert build_loss(name, 5)(logits, torch.tensor([0, 1, 2, 4, 0, 1])).isposinf()
+    assert build(name, 5)(logits, torch.tensor([0, 1, 2, 4, 0, 1])).isposinf()
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_nan_logits_of_a_sample_that_counts_are_not_hidden(name):
     logits, labels = torch.randn(6, 5), torch.randint(0, 5, (6,))
     logits[2, 1] = torch.nan
-    loss = call(build_loss(name, 5, reduction="none"), logits, labels)
+    loss = call(build(name, 5, reduction="none"), logits, labels)
     assert loss[2].isnan()
 
 
@@ -238,8 +256,10 @@ def test_ignored_samples_count_for_nothing_whatever_their_logits(name):
         full[1] = torch.nan
         teacher = torch.randn(8, 5)
         for reduction in ("mean", "sum"):
-            loss = build_loss(name, 5, weight=weight, ignore_index=ignore_index, reduction=reduction)
-            extra, kept_extra = ([teacher], [teacher[kept]]) if loss.needs_teacher else ([], [])
+            loss = build(name, 5, weight=weight, ignore_index=ignore_index, reduction=reduction)
+            beside = {"teacher": loss.needs_teacher, "index": loss.needs_index}
+            extra = [{"teacher": teacher, "index": torch.arange(8)}[kind] for kind, needed in beside.items() if needed]
+            kept_extra = [value[kept] for value in extra]
             got = loss(full, labels, *extra)
             torch.testing.assert_close(got, loss(logits[kept], labels[kept], *kept_extra), rtol=1e-5, atol=1e-5)
         labels = torch.randint(3, 5, (8,))
@@ -250,10 +270,11 @@ def test_gradients_are_right_in_float64(name):
     logits = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
     labels, weight = torch.tensor([0, 1, -100, 3, 2, 2]), torch.rand(4, dtype=torch.float64) + 0.5
     teacher = [torch.randn(6, 4, dtype=torch.float64)] if LOSSES[name].needs_teacher else []
+    teacher += [torch.arange(6)] if LOSSES[name].needs_index else []
     targets = [labels] if name in INDEX_ONLY else [labels, some_probs((6, 4), torch.float64)]
     cases = 0
     for target, reduction in itertools.product(targets, ["none", "mean", "sum"]):
-        loss = build_loss(name, 4, weight=weight, reduction=reduction)
+        loss = build(name, 4, weight=weight, reduction=reduction)
         with loss.frozen():
             assert torch.autograd.gradcheck(lambda z, loss=loss, t=target: loss(z, t, *teacher), logits)
         cases += 1
@@ -269,7 +290,7 @@ def test_no_loss_reads_a_value_back_or_has_a_shape_that_depends_on_data(name):
         if kind == "probs" and (name in INDEX_ONLY or ignore_index >= 0):
             continue
         options = {"weight": torch.rand(4)} if weighted else {}
-        loss = build_loss(name, 4, ignore_index=ignore_index, **options).train(training)
+        loss = build(name, 4, ignore_index=ignore_index, **options).train(training)
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
             fake = copy.copy(loss)
             fake._buffers = {k: b if b is None else mode.from_tensor(b) for k, b in loss._buffers.items()}
@@ -286,7 +307,7 @@ def test_no_loss_reads_a_value_back_or_has_a_shape_that_depends_on_data(name):
 def test_every_loss_compiles_whole_and_means_the_same(name, backend):
     torch._dynamo.reset()
     plain, weight = torch.randn(8, 5), torch.rand(5) + 0.5
-    plain_loss, loss = (build_loss(name, 5, weight=weight) for _ in range(2))
+    plain_loss, loss = (build(name, 5, weight=weight) for _ in range(2))
     compiled = torch.compile(loss, fullgraph=True, backend=backend)
     targets = [torch.randint(0, 5, (8,))] + ([] if name in INDEX_ONLY else [some_probs((8, 5))])
     for target in targets:
@@ -308,9 +329,9 @@ def test_every_loss_compiles_whole_with_inductor(name):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_static_loss_has_nothing_to_save_and_nothing_to_end(name):
-    loss = build_loss(name, 5, weight=torch.rand(5))
-    if name == "ols":
-        assert set(loss.state_dict()) == {"soft_labels", "prob_sums", "correct_counts"}
+    loss = build(name, 5, weight=torch.rand(5))
+    if name in STATES:
+        assert set(loss.state_dict()) == STATES[name]
         return
     assert loss.state_dict() == {}
     assert loss.end_epoch() == {}
@@ -325,7 +346,8 @@ def test_only_self_training_needs_a_teacher():
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_move_to_a_narrower_dtype_keeps_the_precision_of_the_state(name):
-    loss = build_loss(name, 5, weight=torch.rand(5))
+    options = {"memory": "float32"} if name == "progressive_self_kd" else {}
+    loss = build(name, 5, weight=torch.rand(5), **options)
     for move in (lambda m: m.half(), lambda m: m.bfloat16(), lambda m: m.to(torch.float16)):
         moved = move(copy.deepcopy(loss))
         assert {b.dtype for b in moved.buffers()} <= {torch.float32, torch.int64}
@@ -342,7 +364,7 @@ def test_a_move_to_a_narrower_dtype_keeps_the_precision_of_the_state(name):
 def test_torchs_own_error_for_a_label_out_of_range(name):
     for label in (5, -1):
         labels = torch.tensor([0, 1, label])
-        for loss in (build_loss(name, 5), build_loss(name, 5, weight=torch.ones(5)), build_loss(name, 5).eval()):
+        for loss in (build(name, 5), build(name, 5, weight=torch.ones(5)), build(name, 5).eval()):
             with pytest.raises(IndexError, match=f"Target {label} is out of bounds"):
                 call(loss, torch.randn(3, 5), labels)
 
@@ -376,7 +398,7 @@ BAD_CALLS = [
 @pytest.mark.parametrize(("logits", "target", "message"), BAD_CALLS)
 def test_a_bad_call_names_the_argument(name, logits, target, message):
     for training in (True, False):
-        loss = build_loss(name, 5).train(training)
+        loss = build(name, 5).train(training)
         with pytest.raises(ValueError, match=message):
             loss(logits, target)
 
@@ -384,7 +406,7 @@ def test_a_bad_call_names_the_argument(name, logits, target, message):
 @pytest.mark.parametrize("name", [name for name in LOSSES if name not in INDEX_ONLY])
 def test_an_ignored_class_and_probability_targets_exclude_each_other_as_in_torch(name):
     with pytest.raises(ValueError, match="ignore_index must be negative with target probabilities, got 1"):
-        build_loss(name, 5, ignore_index=1)(torch.randn(3, 5), some_probs((3, 5)))
+        build(name, 5, ignore_index=1)(torch.randn(3, 5), some_probs((3, 5)))
 
 
 INTEGERS = ["bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"]
@@ -403,8 +425,7 @@ def test_labels_of_every_integer_type_mean_the_same_in_training_and_in_evaluatio
         if kind != "bool":
             labels[::3] = ignore_index
         found, expected = (
-            build_loss(name, num_classes, ignore_index=ignore_index, reduction=reduction).train(training)
-            for _ in range(2)
+            build(name, num_classes, ignore_index=ignore_index, reduction=reduction).train(training) for _ in range(2)
         )
         narrow = labels.to(getattr(torch, kind))
         assert torch.equal(narrow.long(), labels)
@@ -429,7 +450,7 @@ def test_probabilities_of_every_floating_type_are_taken(name):
         [torch.float16, torch.bfloat16, torch.float32, torch.float64], [torch.float32, torch.float64], [True, False]
     ):
         logits = torch.randn(6, 5, dtype=logits_kind)
-        loss = build_loss(name, 5).train(training)
+        loss = build(name, 5).train(training)
         assert_same_bits(call(loss, logits, one_hot.to(kind)), call(loss, logits, one_hot.to(logits_kind)))
         cases += 1
     assert cases == 16
@@ -454,6 +475,11 @@ NUMBERS = {
     "focal": {"gamma": 2},
     "flsd53": {},
     "confidence_penalty": {"entropy_weight": 0.25},
+    "label_smoothing_pp": {"smoothing": 0.25},
+    "progressive_self_kd": {"final_distill_weight": 0.25},
+    "zipf_label_smoothing": {"zipf_weight": 0.25, "power": 2},
+    "label_relaxation": {"relaxation": 0.25},
+    "logit_norm": {"temperature": 0.5},
 }
 OTHERS_NUMBERS = {
     "np.float16": np.float16,
@@ -467,21 +493,21 @@ OTHERS_NUMBERS = {
 
 def test_the_numbers_of_every_loss_are_tried():
     """Whatever else a constructor takes is a choice of words, or a tensor."""
-    words = {"initial", "unseen", "form", "reduction"}
-    shared = {"num_classes", "ignore_index", "weight"}
+    words = {"initial", "unseen", "form", "reduction", "memory"}
+    shared = {"num_classes", "ignore_index", "weight", "num_samples", "epochs", "min_correct"}  # whole, or tensors
     found = {name: set(inspect.signature(kind).parameters) - shared - words for name, kind in LOSSES.items()}
     assert found == {name: set(options) for name, options in NUMBERS.items()}
-    assert sum(map(len, found.values())) == 18
+    assert sum(map(len, found.values())) == 24
 
 
 @pytest.mark.parametrize("kind", OTHERS_NUMBERS)
 @pytest.mark.parametrize("name", LOSSES)
 def test_numpys_numbers_become_pythons(name, kind):
     extra = {"form": "release"} if name == "virtual_teacher_kd" else {}
-    expected = build_loss(name, 4, ignore_index=3, **NUMBERS[name], **extra)
+    expected = build(name, 4, ignore_index=3, **NUMBERS[name], **extra)
     given = {option: OTHERS_NUMBERS[kind](value) for option, value in NUMBERS[name].items()}
     for whole in (np.int64, np.uint8, np.array, torch.tensor):
-        found = copy.deepcopy(build_loss(name, whole(4), ignore_index=whole(3), **given, **extra))
+        found = copy.deepcopy(build(name, whole(4), ignore_index=whole(3), **given, **extra))
         assert repr(found) == repr(expected)
         for attribute, value in vars(expected).items():
             if isinstance(value, int | float | str):
@@ -499,14 +525,14 @@ def test_a_number_that_is_none_is_refused_by_its_name(name):
         extra = {"form": "release"} if option == "multiplier" else {}
         for wrong in (np.float32("nan"), np.float64(-3), np.array([0.5, 0.5]), np.complex64(1), "0.5", torch.ones(2)):
             with pytest.raises(ValueError, match=f"^{option} must lie in "):
-                build_loss(name, 4, **{option: wrong}, **extra)
+                build(name, 4, **{option: wrong}, **extra)
             cases += 1
     for wrong in (np.float64(4), np.float32(2.5), np.bool_(True), True, np.array([4]), torch.tensor(4.0), "4", 0):
         with pytest.raises(ValueError, match=r"^num_classes must be a whole number of at least 1, got "):
-            build_loss(name, wrong)
+            build(name, wrong)
         if wrong != 0:
             with pytest.raises(ValueError, match=r"^ignore_index must be a whole number, got "):
-                build_loss(name, 4, ignore_index=wrong)
+                build(name, 4, ignore_index=wrong)
         cases += 1
     assert cases == 6 * len(NUMBERS[name]) + 8
 
@@ -547,6 +573,15 @@ BAD_OPTIONS = [
     ("max_sup", {"penalty_weight": -1.0}, "penalty_weight must lie in \\[0, inf\\)"),
     ("margin_label_smoothing", {"margin": -1.0}, "margin must lie in \\[0, inf\\)"),
     ("focal", {"gamma": -1.0}, "gamma must lie in \\[0, inf\\)"),
+    ("ols", {"min_correct": -1}, "min_correct must be a whole number of at least 0, got -1"),
+    ("label_smoothing_pp", {"smoothing": 1.0}, "smoothing must lie in \\[0, 1\\), got 1.0"),
+    ("progressive_self_kd", {"final_distill_weight": 1.1}, "final_distill_weight must lie in \\[0, 1\\], got 1.1"),
+    ("progressive_self_kd", {"memory": "int8"}, "memory must be 'float16' or 'float32', got 'int8'"),
+    ("progressive_self_kd", {"num_samples": 0}, "num_samples must be a whole number of at least 1, got 0"),
+    ("progressive_self_kd", {"epochs": 2.5}, "epochs must be a whole number of at least 1, got 2.5"),
+    ("zipf_label_smoothing", {"power": -1.0}, "power must lie in \\[0, inf\\)"),
+    ("label_relaxation", {"relaxation": 1.0}, "relaxation must lie in \\[0, 1\\), got 1.0"),
+    ("logit_norm", {"temperature": 0.0}, "temperature must lie in \\(0, inf\\), got 0.0"),
     ("confidence_penalty", {"entropy_weight": -1.0}, "entropy_weight must lie in \\[0, inf\\)"),
 ]
 
@@ -558,13 +593,13 @@ def test_a_bad_option_names_the_argument(name, options, message):
 
 
 def test_build_loss_names_the_nearest_match():
-    assert isinstance(build_loss("ols", 3, hard_weight=0.2), OnlineLabelSmoothing)
+    assert isinstance(build("ols", 3, hard_weight=0.2), OnlineLabelSmoothing)
     with pytest.raises(ValueError, match=r"unknown loss 'label_smothing'; did you mean 'label_smoothing'\?"):
-        build_loss("label_smothing", 3)
+        build("label_smothing", 3)
     with pytest.raises(ValueError, match=r"loss 'ols' has no option 'hard_wieght'; did you mean 'hard_weight'\?"):
-        build_loss("ols", 3, hard_wieght=0.2)
+        build("ols", 3, hard_wieght=0.2)
     with pytest.raises(ValueError, match="it must be one of hard, label_smoothing"):
-        build_loss("xyz", 3)
+        build("xyz", 3)
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -573,7 +608,7 @@ def test_the_constructor_is_a_schema_that_jsonargparse_reads_with_help_for_every
     shared = {"num_classes", "weight", "ignore_index", "reduction"}
     parser.add_class_arguments(LOSSES[name], "loss", skip=shared)
     options = parser.parse_args([]).as_dict().get("loss", {})
-    assert build_loss(name, 4, **options).num_classes == 4
+    assert build(name, 4, **options).num_classes == 4
     undocumented = [action.dest for action in parser._actions if action.dest.startswith("loss.") and not action.help]
     assert undocumented == []
 
@@ -587,7 +622,7 @@ def test_losses_import_without_anything_but_torch():
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_loss_says_whether_it_trains_on_probabilities(name):
-    loss = build_loss(name, 5)
+    loss = build(name, 5)
     assert loss.takes_probabilities == (name not in INDEX_ONLY)
     logits, target = torch.randn(3, 5), some_probs((3, 5))
     if loss.takes_probabilities:
@@ -599,7 +634,7 @@ def test_a_loss_says_whether_it_trains_on_probabilities(name):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_what_a_loss_has_learned_is_its_soft_labels_or_nothing(name):
-    loss = build_loss(name, num_classes=4)
+    loss = build(name, num_classes=4)
     found = loss.artifacts()
-    assert list(found) == (["soft_labels"] if name == "ols" else [])
-    assert all(value is loss.soft_labels for value in found.values())
+    assert list(found) == {"ols": ["soft_labels"], "label_smoothing_pp": ["relations"]}.get(name, [])
+    assert all(value is getattr(loss, key) for key, value in found.items())
