@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState, PartialState
+from conftest import accelerate_begins_anew, figures_as_a_pixel
 from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
 
@@ -53,12 +53,7 @@ def finetune(data, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(RECIPES))
     import finetune as recipe
 
-    def forget():
-        for state in (AcceleratorState, PartialState, GradientState):
-            state._reset_state()
-
     def run(*options, task="binary", targets="[malignant]"):
-        forget()
         arguments = {
             "task": task,
             "data.root": data / "lesions" / "targets.csv",
@@ -76,10 +71,8 @@ def finetune(data, tmp_path, monkeypatch):
         }
         (tmp_path / "empty.yaml").write_text("loss: {}\n")
         argv = [*(f"--{key}={value}" for key, value in arguments.items() if value is not None), *options]
-        try:
+        with accelerate_begins_anew(), figures_as_a_pixel():
             recipe.main(parse_config(tmp_path / "empty.yaml", argv, FinetuneConfig))
-        finally:
-            forget()
         return tmp_path / "run"
 
     yield run
