@@ -26,7 +26,7 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
 from ols.keyed import keyed_order, keyed_uniform
-from ols.losses import OnlineLabelSmoothing, build_loss
+from ols.losses import OnlineLabelSmoothing, build_loss, find_loss
 from ols.metrics.calibration import CalibrationHistogram
 from ols.metrics.posterior import posterior_calibration, soft_label_recovery
 from ols.metrics.selective import is_correct, maximum_probability, selective_metrics
@@ -56,6 +56,14 @@ LOSSES: dict[str, dict] = {
     "ols_smoothed": {"name": "ols", "initial": "smoothed"},
     "ols_smoothed_0.8": {"name": "ols", "initial": "smoothed", "hard_weight": 0.8},
     "ols_prior_10": {"name": "ols", "initial": "smoothed", "prior_count": 10.0},
+}
+FURTHER_LOSSES: dict[str, dict] = {  # trained where `--losses` names them
+    "ols_smoothed_warm_10": {"name": "ols", "initial": "smoothed", "min_correct": 10},
+    "label_smoothing_pp": {"name": "label_smoothing_pp"},
+    "progressive_self_kd": {"name": "progressive_self_kd"},
+    "zipf_label_smoothing": {"name": "zipf_label_smoothing"},
+    "label_relaxation": {"name": "label_relaxation"},
+    "logit_norm": {"name": "logit_norm"},
 }
 
 
@@ -114,7 +122,11 @@ def build_network() -> nn.Module:
 def train(options: dict, images: Tensor, labels: Tensor, *, seed: int, steps: int):
     """Return the trained network, the soft labels of its last complete epoch `[K, K]`, and their mean diagonals."""
     seed_everything(seed)
-    model, loss = build_network(), build_loss(num_classes=K, **options)
+    model = build_network()
+    if find_loss(options["name"]).needs_index:
+        epoch_steps = max(len(images) // BATCH, 1)
+        options = options | {"num_samples": len(images), "epochs": -(-steps // epoch_steps)}
+    loss = build_loss(num_classes=K, **options)
     collector = loss if isinstance(loss, OnlineLabelSmoothing) else OnlineLabelSmoothing(K)
     optimizer = torch.optim.SGD(model.parameters(), lr=PEAK_LR, momentum=0.9, nesterov=True, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -131,11 +143,13 @@ def train(options: dict, images: Tensor, labels: Tensor, *, seed: int, steps: in
         if collector is not loss:
             collector(logits, labels[batch])
         optimizer.zero_grad()
-        loss(logits, labels[batch]).backward()
+        loss(logits, labels[batch], *([batch] if loss.needs_index else [])).backward()
         optimizer.step()
         schedule.step()
         if ends_epoch:
             collector.end_epoch()
+            if collector is not loss:
+                loss.end_epoch()
             diagonals.append(collector.soft_labels.diagonal().mean().item())
     return model, collector.soft_labels, diagonals
 
@@ -173,7 +187,7 @@ def measure(loss: str, noise: str, size: int, steps: int, seed: int, splits: dic
     truth, training, test = torch.from_numpy(confusion_matrix(noise)), splits["train"], splits["test"]
     used = size * K
     model, soft_labels, diagonals = train(
-        LOSSES[loss], training.images[:used], training.labels[noise][:used], seed=seed, steps=steps
+        (LOSSES | FURTHER_LOSSES)[loss], training.images[:used], training.labels[noise][:used], seed=seed, steps=steps
     )
     temperature = fit_temperature(predict(model, splits["val"].images), splits["val"].labels[noise])
     logits = predict(model, test.images)
@@ -205,7 +219,7 @@ def main() -> None:
     """Train every cell that is not in the file of results yet, one line a cell."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(8)))
-    parser.add_argument("--losses", nargs="+", default=list(LOSSES), choices=LOSSES)
+    parser.add_argument("--losses", nargs="+", default=list(LOSSES), choices=LOSSES | FURTHER_LOSSES)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "ols_map.jsonl")
     args = parser.parse_args()
     torch.set_num_threads(1)
