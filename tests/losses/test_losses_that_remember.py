@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from ols.losses import LabelSmoothing, LabelSmoothingPlusPlus, OnlineLabelSmoothing, ProgressiveSelfKD
+from ols.losses.ols_fixed_point import ols_fixed_point
 
 
 @pytest.fixture(autouse=True)
@@ -44,26 +45,21 @@ def test_the_relations_of_label_smoothing_pp_by_pencil():
     torch.testing.assert_close(loss(logits, torch.tensor([0])), F.cross_entropy(logits, target))
 
 
-def test_the_relations_are_where_gradient_descent_on_the_reverse_cross_entropy_ends():
+def test_the_reverse_cross_entropy_has_no_gradient_left_at_the_relations_and_is_higher_elsewhere():
     logits, labels = torch.randn(40, 4, dtype=torch.float64, requires_grad=True), torch.arange(40) % 4
     loss = LabelSmoothingPlusPlus(4).double()
     loss(logits, labels)
     loss.end_epoch()
-    free = torch.zeros(4, 4, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([free], max_iter=200, line_search_fn="strong_wolfe", tolerance_grad=1e-10)
 
-    def learnt():
-        return free.masked_fill(torch.eye(4, dtype=torch.bool), -torch.inf).softmax(1)
+    def reverse_cross_entropy(free):
+        target = 0.9 * F.one_hot(labels, 4) + 0.1 * free.softmax(1)[labels]
+        return -(logits.detach().softmax(1) * target.log()).sum()
 
-    def reverse_cross_entropy():
-        optimizer.zero_grad()
-        target = 0.9 * F.one_hot(labels, 4) + 0.1 * learnt()[labels]
-        value = -(logits.detach().softmax(1) * target.log()).sum(1).mean()
-        value.backward()
-        return value
-
-    optimizer.step(reverse_cross_entropy)
-    torch.testing.assert_close(learnt().detach(), loss.relations, rtol=0, atol=1e-5)
+    learnt = loss.relations.log().requires_grad_()
+    (grad,) = torch.autograd.grad(reverse_cross_entropy(learnt), learnt)
+    torch.testing.assert_close(grad, torch.zeros_like(grad), rtol=0, atol=1e-9)
+    for _ in range(5):
+        assert reverse_cross_entropy(learnt + 0.1 * torch.randn(4, 4)) > reverse_cross_entropy(learnt) + 1e-4
 
 
 @pytest.mark.parametrize("kind", [LabelSmoothingPlusPlus, ProgressiveSelfKD])
@@ -192,3 +188,23 @@ def test_no_warm_start_and_one_correct_prediction_are_what_was_before_to_the_bit
         assert torch.equal(plain(logits, labels), warm(logits, labels))
         assert plain.end_epoch() == warm.end_epoch()
         assert torch.equal(plain.soft_labels, warm.soft_labels)
+
+
+@pytest.mark.parametrize("initial", ["hard", "smoothed"])
+def test_a_warm_start_ends_at_the_same_fixed_point(initial):
+    """A perfect fit of rare and frequent classes, of which the rare one begins last."""
+    confusion = torch.tensor([[0.75, 0.15, 0.1], [0.05, 0.7, 0.25], [0.2, 0.05, 0.75]], dtype=torch.float64)
+    counts = (confusion * torch.tensor([[20], [40], [80]])).round().long()
+    latent, labels = (
+        part.repeat_interleave(counts.flatten()) for part in torch.cartesian_prod(*[torch.arange(3)] * 2).T
+    )
+    loss = OnlineLabelSmoothing(3, initial=initial, min_correct=60).double()
+    begun = []
+    for _ in range(50):
+        fit = 0.5 * confusion + 0.5 * confusion @ loss.soft_labels
+        loss(fit[latent].log().requires_grad_(), labels)
+        loss.end_epoch()
+        begun.append((loss.total_correct >= 60).tolist())
+    assert begun[0] == [False, False, True]
+    assert begun[-1] == [True, True, True]
+    torch.testing.assert_close(loss.soft_labels, ols_fixed_point(confusion))
