@@ -79,6 +79,9 @@ def main(study: Study, runs: list[Run], *, dry_run: bool) -> int:
             print(f"{state:9}  {shlex.join(job.command)}")
         print(estimate(seconds, runs, parallel=study.parallel))
         return 0
+    with one_line_errors():  # before anything is made
+        for root in dict.fromkeys(run.config.data.root for run in runs if not run.config.data.phantoms):
+            find_form(root)
     try:
         with locked(logs / ".sweep.lock", folder):
             return _run(study, by_name, jobs)
@@ -92,13 +95,11 @@ def _run(study: Study, by_name: dict[str, Run], jobs: list[Job]) -> int:
     folder, runs = Path(study.folder), list(by_name.values())
     logs, seconds = folder / "logs", folder / "logs" / "seconds.jsonl"
 
-    # Phantoms, once for all runs; any other data set has to be there
+    # Phantoms, once for all runs
     with one_line_errors():
         for run in runs:
             if run.config.data.phantoms:
                 write_phantoms(run.config.data.root, run.config.phantoms)
-        for root in dict.fromkeys(run.config.data.root for run in runs):
-            find_form(root)
 
     # Train; only a run that is made in one go tells how long a run takes
     progress = Progress(folder / "cells.csv", runs, logs)

@@ -11,8 +11,9 @@ from ols.config import Config, DataConfig
 from ols.losses import OnlineLabelSmoothing, build_loss
 
 CONFIG_FOLDER = Path(__file__).parents[1] / "recipes" / "configs"
-CONFIGS = sorted(path for path in CONFIG_FOLDER.rglob("*.yaml") if path.parent.name != "sweeps")
-QUICKSTART = CONFIGS[[path.name for path in CONFIGS].index("quickstart.yaml")]
+OF_OTHER_RECIPES = {"sweeps", "finetune", "probe"}
+CONFIGS = sorted(path for path in CONFIG_FOLDER.rglob("*.yaml") if path.parent.name not in OF_OTHER_RECIPES)
+QUICKSTART = CONFIG_FOLDER / "quickstart.yaml"
 
 
 def _parse(*argv):

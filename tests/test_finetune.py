@@ -180,6 +180,16 @@ def test_the_configuration_of_a_fold_is_an_ordinary_one():
     )
 
 
+def test_the_quick_starts_of_fine_tuning_and_probing_are_read(monkeypatch):
+    monkeypatch.syspath_prepend(str(RECIPES))
+    from recipes.probe import ProbeConfig
+
+    config = parse_config(RECIPES / "configs" / "finetune" / "quickstart.yaml", [], FinetuneConfig)
+    assert (config.against, config.split.fold, config.train.select_by) == ("none", "all", "auc")
+    assert parse_config(RECIPES / "configs" / config.source, []).run_dir == "runs/finetune-source"
+    assert parse_config(RECIPES / "configs" / "probe" / "quickstart.yaml", ["--views=2"], ProbeConfig).views == 2
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -40,7 +40,7 @@ def _writer(folder: Path) -> Callable[..., Path]:
             classes = [f"class {k}" for k in range(K)]
             tensors = (logits, targets, torch.arange(600))
             kept = logits[:, :5].contiguous() if features else None
-            save_predictions(path, Predictions(*tensors, names, classes, ["group"] * K, "multiclass", kept))
+            save_predictions(path, Predictions(*tensors, names, names, classes, ["group"] * K, "multiclass", kept))
         return run_dir
 
     write.logits = _logits

@@ -137,7 +137,7 @@ def test_logits_that_are_not_finite_are_refused(write_run):
     logits, targets = write_run.logits("test", strength=1, scale=1, seed=0)
     logits[3, 2] = math.nan
     names = [str(i) for i in range(600)]
-    broken = Predictions(logits, targets, torch.arange(600), names, list("abcdefg"), ["group"] * K, "multiclass")
+    broken = Predictions(logits, targets, torch.arange(600), names, names, list("abcdefg"), ["group"] * K, "multiclass")
     save_predictions(run_dir / "evaluation" / "test.safetensors", broken)
     with pytest.raises(ValueError, match="1 test images have logits that give no probabilities"):
         load_runs([run_dir])
@@ -168,6 +168,7 @@ def test_runs_on_phantoms_whose_readers_disagree_are_compared_with_the_truth(tmp
                 logits,
                 targets,
                 torch.arange(len(latent)),
+                names,
                 names,
                 ["c"] * len(confusion),
                 ["g"] * len(confusion),
