@@ -8,9 +8,9 @@ Three steps, so that 1.35 million images need no comparison of all with all.
 3. Confirmation on 64 x 64, smoothed: correlation at the best shift of up to `SHIFT` pixels, at least `CORRELATION`
    (on 13 classes of real CT, MR and X-ray, what lies above were copies and slices of one patient).
 
-Correlation is blind to brightness and contrast. A shift by more than about one pixel in a hundred changes the hash,
-and is found less and less often. Mirrored, rotated and cropped copies are not looked for. Neighbouring
-slices of one series can be as alike as copies; across splits they leak as copies do.
+Correlation is blind to brightness and contrast, and small crops and other tones are fitted. A shift or a crop by more
+than one or two pixels in a hundred is found less and less often. Mirrored and rotated copies are not looked for.
+Neighbouring slices of one series can be as alike as copies; across splits they leak as copies do.
 """
 
 import math
@@ -78,8 +78,9 @@ def comparable(image: Image.Image) -> np.ndarray:
 def best_correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Correlate pairs of pictures at their best shift of up to `SHIFT` pixels across and down.
 
-    The best whole shift is searched; what is left of it is fitted to first order, by correlating the second picture
-    with the first and its two derivatives (multiple correlation).
+    The best whole shift is searched. What is left is fitted to first order by multiple correlation of the second
+    picture with the first and what small changes add to it: its derivatives, for the rest of the shift; the derivative
+    by its size, for a crop at all sides; and its square, for brightness cut off at white and for other tones.
 
     Args:
         first: uint8 `[P, SIDE, SIDE]`.
@@ -90,14 +91,17 @@ def best_correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """
     inner = SIDE - 2 * SHIFT
     shifts = [(down, across) for down in range(2 * SHIFT + 1) for across in range(2 * SHIFT + 1)]
-    slopes = np.gradient(first.astype(np.float32), axis=(1, 2))
+    gray = first.astype(np.float32)
+    down_slope, right_slope = np.gradient(gray, axis=(1, 2))
+    place = np.linspace(-0.5, 0.5, SIDE, dtype=np.float32)
+    zoomed = down_slope * place[:, None] + right_slope * place
     # Every other pixel is enough of a smoothed image.
-    basis = [image[:, SHIFT:-SHIFT:2, SHIFT:-SHIFT:2] for image in (first, *slopes)]
+    basis = [image[:, SHIFT:-SHIFT:2, SHIFT:-SHIFT:2] for image in (gray, down_slope, right_slope, zoomed, gray**2)]
     windows = np.lib.stride_tricks.sliding_window_view(second, (inner, inner), axis=(1, 2))[..., ::2, ::2]
     best = np.argmax([_correlation(basis[0], windows[:, down, across]) for down, across in shifts], axis=0)
     down, across = np.array(shifts)[best].T
     matched = _standard(windows[np.arange(len(first)), down, across])
-    q, _ = np.linalg.qr(np.stack([_standard(image) for image in basis], -1))  # [P, pixels, 3]
+    q, _ = np.linalg.qr(np.stack([_standard(image) for image in basis], -1))  # [P, pixels, 5]
     return np.linalg.norm(np.einsum("pnk,pn->pk", q, matched), axis=1)
 
 
