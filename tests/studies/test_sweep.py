@@ -203,7 +203,7 @@ def test_a_run_killed_with_its_study_ends_as_one_that_was_left_alone(tmp_path):
         _wait(lambda: any(path.name >= "epoch-0003" for path in (run_dir / "checkpoints").glob("epoch-*")))
         study.kill()
     os.killpg(
-        int((tmp_path / "killed" / "logs" / ".test_resnet-ols-seed0.lock").read_text().split()[0]), signal.SIGKILL
+        int((tmp_path / "killed" / "logs" / ".test_resnet-ols-seed0.lock").read_text().split()[2]), signal.SIGKILL
     )
     assert not (run_dir / "export").exists()
     assert _run(killed) == 0
