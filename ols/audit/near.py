@@ -93,7 +93,7 @@ def best_correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     shifts = [(down, across) for down in range(2 * SHIFT + 1) for across in range(2 * SHIFT + 1)]
     gray = first.astype(np.float32)
     down_slope, right_slope = np.gradient(gray, axis=(1, 2))
-    place = np.linspace(-0.5, 0.5, SIDE, dtype=np.float32)
+    place = (np.arange(SIDE) / (SIDE - 1) - 0.5).astype(np.float32)
     zoomed = down_slope * place[:, None] + right_slope * place
     # Every other pixel is enough of a smoothed image.
     basis = [image[:, SHIFT:-SHIFT:2, SHIFT:-SHIFT:2] for image in (gray, down_slope, right_slope, zoomed, gray**2)]
