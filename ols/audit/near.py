@@ -15,6 +15,7 @@ Neighbouring slices of one series can be as alike as copies; across splits they 
 
 import math
 from collections.abc import Iterator
+from typing import cast
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -92,7 +93,7 @@ def best_correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     inner = SIDE - 2 * SHIFT
     shifts = [(down, across) for down in range(2 * SHIFT + 1) for across in range(2 * SHIFT + 1)]
     gray = first.astype(np.float32)
-    down_slope, right_slope = np.stack(np.gradient(gray, axis=(1, 2)))  # [P, SIDE, SIDE] each
+    down_slope, right_slope = cast("list[np.ndarray]", np.gradient(gray, axis=(1, 2)))  # [P, SIDE, SIDE] each
     place = (np.arange(SIDE) / (SIDE - 1) - 0.5).astype(np.float32)
     zoomed = down_slope * place[:, None] + right_slope * place
     # Every other pixel is enough of a smoothed image.
