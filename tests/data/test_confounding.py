@@ -286,7 +286,7 @@ SEEN = {
     "low_pass": ("most", "most", "few"),
     "noise": ("most", "most", "most"),
     "jpeg": ("most", "most", "few"),
-    "gamma": ("most", "most", "few"),
+    "gamma": ("most", "most", "most"),
 }
 
 
