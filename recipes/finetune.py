@@ -74,15 +74,15 @@ def train(config: Config, accelerator: "Accelerator") -> None:
     from ols.files import file_checksum
     from ols.runs.environment import environment_record
     from ols.runs.export import run_normalization
-    from ols.runs.folder import RunFolder, claim
+    from ols.runs.folder import claim
 
-    if RunFolder(config.run_dir).predictions("test").is_file():
-        accelerator.print(f"{config.run_dir} has its predictions")
-        return
     mean, std = run_normalization(config)  # which belong to the weights
     config = replace(config, data=config.data.with_normalization(mean, std))
     with claim(config.run_dir, config, config.resume, enabled=accelerator.is_main_process) as folder:
         accelerator.wait_for_everyone()
+        if folder.predictions("test").is_file():  # of this very configuration, which `claim` has compared
+            accelerator.print(f"{config.run_dir} has its predictions")
+            return
         model, task, loaders = run(config, accelerator, folder)
         for split, loader in (("val", loaders.val), ("test", loaders.test)):
             predictions = predict(model, loader, task, features=True, autocast=accelerator.autocast)

@@ -119,6 +119,13 @@ def test_every_fold_starts_from_the_bits_of_its_source_and_no_fold_from_another(
     assert {path: path.stat().st_mtime_ns for path in run.rglob("model.safetensors")} == before
     assert capsys.readouterr().out.count("has its predictions") == 4
 
+    # Another configuration does not pass off these predictions as its own
+    with pytest.raises(ValueError, match=r"another configuration:\n.*optim.peak_lr"):
+        finetune(
+            f"--model.start=run:{data / 'source'}", "--loss.name=hard", "--optim.peak_lr=0.1", "--optim.weight_decay=0",
+            "--optim.name=sgd", "--against=none",
+        )  # fmt: skip
+
 
 @pytest.mark.slow
 def test_a_head_with_sex_beside_the_features_learns_a_number_with_a_frozen_trunk(finetune, data):
