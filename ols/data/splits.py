@@ -9,6 +9,7 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -43,16 +44,14 @@ class Folds:
     made: dict[str, Any]
 
     def __post_init__(self):
-        groups = np.array(self.groups)
         for number, fold in enumerate(self.folds):
             places = np.concatenate([fold[split] for split in SPLITS])
             if not np.array_equal(np.sort(places), np.arange(len(self.ids))):
                 raise ValueError(f"fold {number} does not have each of {len(self.ids):,} images exactly once")
-            split_of = np.empty(len(self.ids), np.int64)
-            for index, split in enumerate(SPLITS):
-                if not len(fold[split]):
-                    raise ValueError(f"fold {number} has no image in {split}")
-                split_of[fold[split]] = index
+            if empty := [split for split in SPLITS if not len(fold[split])]:
+                raise ValueError(f"fold {number} has no image in {empty[0]}")
+        groups = np.array(self.groups)
+        for number, split_of in enumerate(self.split_of):
             if crossing := _divided(groups, split_of):
                 sides = " and ".join(SPLITS[index] for index in sorted(set(split_of[groups == crossing].tolist())))
                 raise ValueError(f"patient {crossing} lies in {sides} of fold {number}")
@@ -60,6 +59,15 @@ class Folds:
             tested = np.bincount(np.concatenate([fold["test"] for fold in self.folds]), minlength=len(self.ids))
             if (wrong := np.flatnonzero(tested != 1)).size:
                 raise ValueError(f"{self.ids[wrong[0]]} is tested in {tested[wrong[0]]} folds instead of one")
+
+    @cached_property
+    def split_of(self) -> np.ndarray:
+        """Which of `SPLITS` each image is in, of each fold, int64 `[F, N]`."""
+        numbers = np.empty((len(self.folds), len(self.ids)), np.int64)
+        for row, fold in zip(numbers, self.folds, strict=True):
+            for index, split in enumerate(SPLITS):
+                row[fold[split]] = index
+        return numbers
 
     def pools(self, fold: int, *, share: float = 1.0) -> dict[Split, np.ndarray]:
         """Return the positions of the images of each split of a fold, int64.
@@ -85,10 +93,7 @@ class Folds:
 
     def divides(self, first: int, second: int) -> bool:
         """Return whether two images lie in different splits of some fold, given their positions."""
-        return any(
-            len({split for split in SPLITS for index in (first, second) if index in fold[split]}) > 1
-            for fold in self.folds
-        )
+        return bool((self.split_of[:, first] != self.split_of[:, second]).any())
 
     def aligned_with(self, source: ImageSource) -> "Folds":
         """Return the folds for a data set that has the same images in any order.
@@ -105,17 +110,16 @@ class Folds:
                 f"{len(position):,}: make a split of it"
             )
         place = np.array([position[name] for name in self.ids])
-        groups, joined = [source.sample_group(index) for index in range(len(source))], [""] * len(place)
+        joined = [""] * len(place)
         for old, new in enumerate(place.tolist()):
             joined[new] = self.groups[old]
         folds = [{split: place[fold[split]] for split in SPLITS} for fold in self.folds]
-        for number, fold in enumerate(folds):  # groups of the file may be larger than patients, never smaller
-            split_of = np.empty(len(groups), np.int64)
-            for index, split in enumerate(SPLITS):
-                split_of[fold[split]] = index
-            if crossing := _divided(np.array(groups), split_of):
+        aligned = Folds(list(position), joined, folds, self.made)
+        groups = np.array([source.sample_group(index) for index in range(len(source))])
+        for number, split_of in enumerate(aligned.split_of):  # groups of the file may be larger than patients
+            if crossing := _divided(groups, split_of):
                 raise ValueError(f"patient {crossing} lies in two splits of fold {number}: make a split of this table")
-        return Folds(list(position), joined, folds, self.made)
+        return aligned
 
 
 def make_folds(
@@ -128,8 +132,8 @@ def make_folds(
 ) -> Folds:
     """Divide a data set into folds: every image is tested once, and groups are never divided.
 
-    Stratified by what `strata` returns, as far as groups allow (scikit-learn's StratifiedGroupKFold, which is greedy:
-    look at `describe_folds`). Validation is drawn from the rest of each fold in the same way.
+    Stratified by what `strata_of` returns, as far as groups allow (scikit-learn's StratifiedGroupKFold, which is
+    greedy: look at `describe_folds`). Validation is drawn from the rest of each fold in the same way.
 
     Args:
         source: The whole data set.

@@ -1,6 +1,6 @@
 """Measures of a binary classifier as functions of how often each image counts, for intervals over patients."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from ols.evaluation.predictions import Predictions
 from ols.metrics.auc import auc_of_counts
 from ols.metrics.calibration_error import ECE_BINS
-
-Statistic = Callable[[NDArray], NDArray]
+from ols.metrics.resampling import Statistic
 
 
 @dataclass(frozen=True)

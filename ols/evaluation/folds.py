@@ -1,6 +1,6 @@
 """What the folds of one training say together: every image is predicted once, by the model that had not seen it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,11 +10,10 @@ from torch import Tensor
 
 from ols.evaluation.evaluate import Evaluation, measure
 from ols.evaluation.predictions import Predictions
-from ols.metrics.resampling import PairedDifference, bootstrap_interval, bootstrap_p, resample
+from ols.metrics.resampling import PairedDifference, Statistic, bootstrap_interval, bootstrap_p, resample
 from ols.tasks.task import Task
 
 RESAMPLES = 2000
-Statistic = Callable[[NDArray], NDArray]
 
 
 @dataclass(frozen=True)

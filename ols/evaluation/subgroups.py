@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ols.evaluation.draws import BinaryOutputs, Statistic
-from ols.metrics.resampling import bootstrap_interval, resample
+from ols.evaluation.draws import BinaryOutputs
+from ols.metrics.resampling import Statistic, bootstrap_interval, resample
 
 MEASURED = ("sensitivity", "specificity", "auc", "ece")
 RESAMPLES = 2000

@@ -11,6 +11,9 @@ from scipy import stats
 
 from ols.metrics.arguments import real_number, whole_number
 
+Statistic = Callable[[NDArray], NDArray]
+"""From how often each of N samples counts, float64 `[R, N]`, to results `[R, ...]`."""
+
 EXACT_UP_TO = 12  # pairs: 4,096 sign patterns
 CELLS = 2**22  # of a block of resamples: 32 MB
 

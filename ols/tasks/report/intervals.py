@@ -1,16 +1,15 @@
 """Intervals of measures by drawing images anew, or patients where an image does not stand for itself."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ols.metrics.resampling import percentile_interval, resample
+from ols.metrics.resampling import Statistic, percentile_interval, resample
 from ols.tasks.report.parts import Predicted
 
 RESAMPLES = 1000
-Statistic = Callable[[NDArray], NDArray]
 
 
 def clusters_of(predicted: Predicted) -> NDArray | None:

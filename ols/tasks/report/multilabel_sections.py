@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ols.figures import label_areas, precision_recall_of_labels
 from ols.metrics.auc import undefined_because
-from ols.tasks.report.intervals import Statistic, clusters_of, drawn_intervals, interval_note, or_none
+from ols.metrics.resampling import Statistic
+from ols.tasks.report.intervals import clusters_of, drawn_intervals, interval_note, or_none
 from ols.tasks.report.measured import SplitNumbers, measure_splits
 from ols.tasks.report.parts import (
     Card,
