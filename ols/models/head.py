@@ -32,6 +32,17 @@ def find_head(model: nn.Module) -> dict[str, nn.Module]:
     return {name: layer for name, layer in layers.items() if list(layer.parameters())}
 
 
+def zero_head(model: nn.Module) -> None:
+    """Let a new head answer 0, which of standardised targets is their mean, whatever the size of its features.
+
+    With random weights the answers of a pretrained network can begin ten standard deviations from all targets.
+    """
+    for head in find_head(model).values():
+        last = [layer for layer in head.modules() if isinstance(layer, nn.Linear | nn.Conv2d)][-1]
+        for value in last.parameters():
+            nn.init.zeros_(value)
+
+
 def head_parameter_names(model: nn.Module) -> list[str]:
     """Return the names of the head's weights and biases, as in the model's state dict."""
     return [f"{layer}.{name}" for layer, module in find_head(model).items() for name, _ in module.named_parameters()]

@@ -9,6 +9,7 @@ from ols.config import Config
 from ols.data.transforms import Preprocessing
 from ols.models.build import build_model
 from ols.models.decoder import trunk
+from ols.models.head import zero_head
 from ols.models.scale import describe_scale
 from ols.models.shape import shape_model
 from ols.models.variant import apply_variant
@@ -50,6 +51,8 @@ def build_run_model(
         pretrained=pretrained,
         dense=task.dense,
     )
+    if task.kind == "regression":
+        zero_head(model)
     lines = []
     if checkpoint is not None:
         apply_variant(trunk(model), load_variant(checkpoint))
@@ -58,5 +61,8 @@ def build_run_model(
         scale = describe_scale(model, images(), expected.mean, expected.std)
         lines += [line for line in (started or f"start timm's weights of {config.model.name}", scale) if line]
     if not task.dense:
-        lines += shape_model(model, task.num_outputs, truncate_after=config.model.truncate_after, head=config.head)
+        shaped = shape_model(model, task.num_outputs, truncate_after=config.model.truncate_after, head=config.head)
+        if shaped and task.kind == "regression":
+            zero_head(model)  # which is another one
+        lines += shaped
     return model, lines
