@@ -1,7 +1,8 @@
 """Fine-tune on a table of targets, fold by fold: `accelerate launch recipes/finetune.py --config <file>`.
 
 A run for each fold, as `recipes/pretrain.py` makes it, each from the bits of its start; then all test folds together,
-with an interval over patients; and, where another start is named, the difference between the two.
+with an interval over patients; and, where another start is named, the difference between the two. One start and one
+fold are a run by themselves, which lies in `run_dir` itself.
 """
 
 from dataclasses import replace
@@ -16,6 +17,8 @@ from ols.data.sources.opening import find_form
 from ols.models.options import parse_start
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from accelerate import Accelerator
 
     from ols.data.sources.table import Table
@@ -45,7 +48,7 @@ def main(config: FinetuneConfig) -> None:
 
     # Data and folds
     if accelerator.is_main_process and config.data.phantoms:
-        from ols.phantoms.targets import LesionConfig, write_lesion_phantoms
+        from ols.phantoms.targets import LesionConfig, write_lesion_phantoms  # and seconds, too
 
         write_lesion_phantoms(Path(config.data.root).parent, LesionConfig(seed=config.phantoms.seed))
     accelerator.wait_for_everyone()
@@ -54,16 +57,15 @@ def main(config: FinetuneConfig) -> None:
 
     # Train, each start on each fold
     starts = [start] + ([config.against] if config.against else [])
-    numbers = list(range(len(folds.folds))) if config.split.fold == "all" else [config.split.fold]
-    arms = {place: Path(config.run_dir, arm_name(place, starts)) for place in starts}
-    for number in numbers:
-        for place, folder in arms.items():
-            accelerator.print(f"\n{folder.name}, fold {number} of {len(folds.folds)}")
-            train(config.of_fold(number, place, str(folder / f"fold{number}")), accelerator)
+    arms = place_runs(config, starts, folds=len(folds.folds))
+    for number in arms[start]:
+        for place, runs in arms.items():
+            accelerator.print(f"\n{arm_name(place, starts)}, fold {number} of {len(folds.folds)}")
+            train(config.of_fold(number, place, str(runs[number])), accelerator)
 
     # All test folds together
     if accelerator.is_main_process:
-        report(config, table, {folder: collect(folder, numbers, table) for folder in arms.values()})
+        report(config, {arm_name(place, starts): collect(runs.values(), table) for place, runs in arms.items()})
     accelerator.end_training()
 
 
@@ -116,6 +118,17 @@ def divide(config: FinetuneConfig, accelerator: "Accelerator") -> tuple["Table",
     return table, folds, replace(config, split=replace(config.split, file=str(path)))
 
 
+def place_runs(config: FinetuneConfig, starts: list[str], *, folds: int) -> dict[str, dict[int, Path]]:
+    """Return the folder of each run by its start and its fold."""
+    if config.split.fold != "all" and len(starts) == 1:
+        return {starts[0]: {config.split.fold: Path(config.run_dir)}}
+    numbers = range(folds) if config.split.fold == "all" else [config.split.fold]
+    return {
+        start: {number: Path(config.run_dir, arm_name(start, starts), f"fold{number}") for number in numbers}
+        for start in starts
+    }
+
+
 def arm_name(start: str, starts: list[str]) -> str:
     """Return the name of a start's folder, such as `imagenet`; with its file where two are of one kind."""
     kinds = [parse_start(place)[0] for place in starts]
@@ -123,21 +136,21 @@ def arm_name(start: str, starts: list[str]) -> str:
     return kind if kinds.count(kind) == 1 else f"{kind}-{Path(place or '').name}"
 
 
-def collect(folder: Path, numbers: list[int], table: "Table") -> "OutOfFold":
-    """Read what the runs of an arm predicted."""
+def collect(run_dirs: "Iterable[Path]", table: "Table") -> "OutOfFold":
+    """Read what the runs of an arm predicted, fold after fold."""
     from ols.evaluation.folds import OutOfFold
     from ols.evaluation.predictions import load_predictions
     from ols.runs.export import load_description
     from ols.runs.folder import RunFolder
     from ols.tasks import build_task
 
-    runs = [RunFolder(folder / f"fold{number}") for number in numbers]
+    runs = [RunFolder(run_dir) for run_dir in run_dirs]
     described = [load_description(run.export)["ols"] for run in runs]
     tasks = [build_task(said["task"], table.classes, table.groups, **said["task_state"]) for said in described]
     return OutOfFold([load_predictions(run.predictions("test")) for run in runs], tasks)
 
 
-def report(config: FinetuneConfig, table: "Table", arms: dict[Path, "OutOfFold"]) -> None:
+def report(config: FinetuneConfig, arms: dict[str, "OutOfFold"]) -> None:
     """Print and write what the folds say together."""
     from ols.evaluation.folds import compare
     from ols.evaluation.report.console import result_table
@@ -148,18 +161,18 @@ def report(config: FinetuneConfig, table: "Table", arms: dict[Path, "OutOfFold"]
     measure = first.tasks[0].selects[0]
     text = find_measure(measure).text
     print(f"\n{config.run_dir}: {len(first.sample_ids):,} test images of {len(set(first.patients)):,} patients")
-    print(result_table({folder.name: found.evaluation() for folder, found in arms.items()}, first.tasks[0]))
+    print(result_table({arm: found.evaluation() for arm, found in arms.items()}, first.tasks[0]))
     record: dict = {"measure": measure, "images": len(first.sample_ids), "patients": len(set(first.patients))}
-    for folder, found in arms.items():
+    for arm, found in arms.items():
         by_fold = found.by_fold()
-        record[folder.name] = {"by_fold": by_fold}
+        record[arm] = {"by_fold": by_fold}
         for name, within_folds in (("together", False), ("within_folds", True)):
             value, low, high = found.interval(within_folds=within_folds)
-            record[folder.name][name] = {"value": value, "low": low, "high": high}
-            print(f"{folder.name}: {measure} {name.replace('_', ' ')} {text(value)} ({text(low)} to {text(high)})")
-        print(f"{folder.name}: by fold {', '.join(map(text, by_fold))}")
+            record[arm][name] = {"value": value, "low": low, "high": high}
+            print(f"{arm}: {measure} {name.replace('_', ' ')} {text(value)} ({text(low)} to {text(high)})")
+        print(f"{arm}: by fold {', '.join(map(text, by_fold))}")
     if len(arms) == 2:
-        (one, other), names = arms.values(), [folder.name for folder in arms]
+        (one, other), names = arms.values(), list(arms)
         for name, within_folds in (("together", False), ("within_folds", True)):
             found = compare(one, other, within_folds=within_folds)
             record[f"difference_{name}"] = found._asdict()

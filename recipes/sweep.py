@@ -16,6 +16,7 @@ from pathlib import Path
 import yaml
 
 from ols.command_line import NearestKeyParser, one_line_errors
+from ols.config import Config, FinetuneConfig
 from ols.data.sources.opening import find_form
 from ols.phantoms import write_phantoms
 from ols.runs.folder import RunFolder, locked
@@ -69,7 +70,7 @@ def main(study: Study, runs: list[Run], *, dry_run: bool) -> int:
     logs, seconds = folder / "logs", folder / "logs" / "seconds.jsonl"
     by_name = {run.run_dir.name: run for run in runs}
     jobs = [
-        Job(name, [*study.command, _recipe("pretrain.py"), *run.arguments], [RunFolder(run.run_dir).last_file])
+        Job(name, [*study.command, _recipe(f"{study.recipe}.py"), *run.arguments], [run.last_file])
         for name, run in by_name.items()
     ]
     if dry_run:
@@ -95,11 +96,10 @@ def _run(study: Study, by_name: dict[str, Run], jobs: list[Job]) -> int:
     folder, runs = Path(study.folder), list(by_name.values())
     logs, seconds = folder / "logs", folder / "logs" / "seconds.jsonl"
 
-    # Phantoms, once for all runs
+    # What runs have in common, made once
     with one_line_errors():
         for run in runs:
-            if run.config.data.phantoms:
-                write_phantoms(run.config.data.root, run.config.phantoms)
+            make_inputs(run.config, folder / "folds")
 
     # Train; only a run that is made in one go tells how long a run takes
     progress = Progress(folder / "cells.csv", runs, logs)
@@ -124,7 +124,7 @@ def _run(study: Study, by_name: dict[str, Run], jobs: list[Job]) -> int:
 
     # Evaluate
     complete = [run.run_dir for run in runs if run.is_complete]
-    missing = [run_dir for run_dir in complete if not has_predictions(run_dir)]
+    missing = [run_dir for run_dir in complete if not RunFolder(run_dir).predictions("test").is_file()]
     if study.evaluate and missing and not any(ended.outcome == "stopped" for ended in ends):
         command = [*study.command, _recipe("evaluate.py"), *map(str, missing)]
         job = Job("evaluate", command, [RunFolder(run_dir).predictions("test") for run_dir in missing])
@@ -141,11 +141,13 @@ def _run(study: Study, by_name: dict[str, Run], jobs: list[Job]) -> int:
     print(f"\n{len(complete)} of {len(runs)} runs are complete")
     if outcomes & {"failed", "stopped"}:
         print(f"continue     {shlex.join([Path(sys.executable).name, *sys.argv])}")
-    print(f"compare      {comparison_command(study)}")
+    if study.recipe == "pretrain":
+        print(f"compare      {comparison_command(study)}")
     from ols.tracking.dashboard import write_comparison_page  # takes seconds
 
-    page = write_comparison_page(folder / "runs", find_task(runs[0].config.task), runs=list(by_name))
-    print(f"curves       tensorboard --logdir {folder}/runs, then open {page}")
+    tasks = {run.config.task for run in runs}
+    page = write_comparison_page(folder / "runs", find_task(tasks.pop()), runs=list(by_name)) if len(tasks) == 1 else ""
+    print(f"curves       tensorboard --logdir {folder}/runs{page and f', then open {page}'}")
     return 130 if "stopped" in outcomes else int("failed" in outcomes)
 
 
@@ -166,9 +168,22 @@ def report(ended: Ended) -> None:
     print(f"{ended.job.name}: {ended.outcome}{after}", flush=True)
 
 
-def has_predictions(run_dir: Path) -> bool:
-    """Return whether a run was evaluated."""
-    return RunFolder(run_dir).predictions("test").is_file()
+def make_inputs(config: Config, folds: Path) -> None:
+    """Render the phantoms that a run asks for, and divide its table where the study does so, unless it is done."""
+    if not isinstance(config, FinetuneConfig):
+        if config.data.phantoms:
+            write_phantoms(config.data.root, config.phantoms)
+        return
+    if config.data.phantoms:
+        from ols.phantoms.targets import LesionConfig, write_lesion_phantoms
+
+        write_lesion_phantoms(Path(config.data.root).parent, LesionConfig(seed=config.phantoms.seed))
+    file = Path(config.split.file or "")
+    if file.parent == folds and not file.exists():
+        from ols.data.sources.opening import open_table
+        from ols.data.splits import make_folds, save_folds
+
+        save_folds(file, make_folds(open_table(config.data, kind=find_task(config.task).kind)))
 
 
 def comparison_command(study: Study) -> str:

@@ -134,7 +134,7 @@ def test_a_head_with_sex_beside_the_features_learns_a_number_with_a_frozen_trunk
         "--head.side_inputs=1", "--freeze.scheme=head", "--train.epochs=2", "--split.fold=1", "--optim.name=adamw",
         task="regression", targets="[lesion_area]",
     )  # fmt: skip
-    model, described = load_export(run / "run" / "fold1" / "export")
+    model, described = load_export(run / "export")
     source = load_file(data / "source" / "model.safetensors")
     for name, value in model.state_dict().items():
         if not name.startswith("fc."):
@@ -161,11 +161,10 @@ def test_two_phases_and_a_truncated_trunk_come_back_from_the_export(finetune, da
         f"--model.start=run:{data / 'source'}", "--model.truncate_after=layer3", "--freeze.first_epochs=1",
         "--train.epochs=2", "--split.fold=0", "--loss.name=hard",
     )  # fmt: skip
-    fold = run / "run" / "fold0"
-    assert json.loads((fold / "export" / "config.json").read_text())["ols"]["shape"]["truncate_after"] == "layer3"
-    model, _ = load_export(fold / "export")
+    assert json.loads((run / "export" / "config.json").read_text())["ols"]["shape"]["truncate_after"] == "layer3"
+    model, _ = load_export(run / "export")
     assert not any(name.startswith("layer4") for name in model.state_dict())
-    found = load_predictions(fold / "evaluation" / "test.safetensors")
+    found = load_predictions(run / "evaluation" / "test.safetensors")
     assert found.logits.isfinite().all()
 
 

@@ -17,13 +17,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ols.command_line import parse_config
-from ols.config import Config
+from ols.config import Config, FinetuneConfig
 from ols.runs.folder import RunFolder, config_differences, flat_config, flatten
 from ols.studies.labels import LOSS, MODEL, SEED, is_within
 from ols.studies.launchers.slurm import Slurm
 
 # Axes whose values are the values of one key that is written often.
-SHORT_NAMES = {LOSS: "loss.name", MODEL: "model.name", "lr": "optim.peak_lr"}
+SHORT_NAMES = {
+    LOSS: "loss.name",
+    MODEL: "model.name",
+    "lr": "optim.peak_lr",
+    "fold": "split.fold",
+    "share": "split.share",
+}
+# Recipes that train a cell, and the configuration that each reads.
+SCHEMAS: dict[str, type[Config]] = {"pretrain": Config, "finetune": FinetuneConfig}
 # What a study sets in each run, or never sets, so that neither an axis nor the overrides can.
 RESERVED_KEYS = ("run_dir", "dry_run", "config")
 MOST_NAME_BYTES = 120  # of a cell; file systems allow 255, of which names of locks and logs need some
@@ -87,10 +95,10 @@ class Study:
     """What is varied, and what all runs have in common.
 
     Values of an axis are either a list or a mapping. A list holds values of the key that the axis is named for:
-    `seed: [0, 1]`, `optim.peak_lr: [0.1, 0.3]`, and by short names `loss`, `model` (which is `model.name`) and `lr`. A
-    mapping has a label for each value, and nested configuration:
-    `augment: {plain: {}, turned: {data: {augment: radiology}}}`. That of `loss` holds the section itself:
-    `loss: {soft: {name: label_smoothing, smoothing: 0.2}}`.
+    `seed: [0, 1]`, `optim.peak_lr: [0.1, 0.3]`, and by short names `loss`, `model` (which is `model.name`), `lr`,
+    `fold` and `share` (of the training images of a fold). A mapping has a label for each value, and nested
+    configuration: `augment: {plain: {}, turned: {data: {augment: radiology}}}`. That of `loss` holds the section
+    itself: `loss: {soft: {name: label_smoothing, smoothing: 0.2}}`.
 
     A rule of `where` leaves combinations out: `{when: {freeze: all}, only: {lr: [0.01, 0.001]}}` keeps, of the cells
     whose `freeze` is `all`, those with one of these rates. Conditions hold labels by the names of their axes.
@@ -99,6 +107,7 @@ class Study:
         folder: Where the study lies: `runs/`, `logs/` and what is made of them.
         configs: Configurations that all runs start from, relative to the study's file; later ones win.
         axes: Values of each axis, by its name.
+        recipe: What trains a cell: `pretrain`, or `finetune` on one fold of a table of targets.
         where: Rules that leave combinations of the axes out.
         overrides: What all runs change in `configs`, in the same form.
         command: Command that starts a Python script, such as `[torchrun, --nproc_per_node, 8]`.
@@ -118,6 +127,7 @@ class Study:
     folder: str
     configs: list[str]
     axes: dict[str, Any]
+    recipe: Literal["pretrain", "finetune"] = "pretrain"
     where: list[dict[str, dict[str, Any]]] = field(default_factory=list)
     overrides: dict[str, Any] = field(default_factory=dict)
     command: list[str] = field(default_factory=lambda: [sys.executable])
@@ -170,9 +180,22 @@ class Run:
     config: Config
 
     @property
+    def own_config(self) -> Config:
+        """The configuration that its folder bears: fine-tuning on a fold is an ordinary run."""
+        if not isinstance(self.config, FinetuneConfig):
+            return self.config
+        return self.config.of_fold(int(self.config.split.fold), self.config.model.start, str(self.run_dir))
+
+    @property
+    def last_file(self) -> Path:
+        """What is there once it has come to its end."""
+        folder = RunFolder(self.run_dir)
+        return folder.predictions("test") if isinstance(self.config, FinetuneConfig) else folder.last_file
+
+    @property
     def is_complete(self) -> bool:
         """Whether it has come to its end."""
-        return RunFolder(self.run_dir).is_complete
+        return self.last_file.is_file()
 
     @property
     def has_begun(self) -> bool:
@@ -232,48 +255,65 @@ def plan_runs(study: Study, source: Path, overrides: Sequence[str] = ()) -> list
     check_overrides(axes, (token[2:].split("=")[0] for token in overrides if token.startswith("--")))
     configs = [f"--config={os.path.relpath(source.parent / config)}" for config in study.configs]
     shared = [*configs, *_options(flatten(study.overrides)), *overrides]
-    coupled = _coupled_axes(axes)
-    parsed: dict[tuple, Config] = {}  # what one group of axes sets, all else as in the first cell
+    schema, folds_folder = SCHEMAS[study.recipe], Path(study.folder, "folds")
+    of_task, coupled = _coupled_axes(axes)
+    parsed: dict[tuple, Config] = {}  # by the labels of one group of axes: read where they first occur
     cells, runs = list_cells(axes, study.where), []
     for cell in cells:
         run_dir = Path(study.folder) / "runs" / cell.name
         arguments = [*shared, *_options(cell.config | {"run_dir": str(run_dir)})]
         config: Config | None = None
         for group in coupled:
-            place = tuple((axis.name, cell.labels[axis.name]) for axis in group)
+            place = tuple((axis.name, cell.labels[axis.name]) for axis in (*of_task, *group))
             if place not in parsed:
-                of_group = {key: cell.config[key] for key in cell.config if _sets(group, key)}
-                others = {key: value for key, value in cells[0].config.items() if not _sets(group, key)}
-                options = _options(others | of_group | {"run_dir": str(run_dir)})
-                parsed[place] = parse_config(source, [*shared, *options])
+                parsed[place] = parse_config(source, arguments, schema)
             sections = {key.split(".")[0] for axis in group for key in axis.keys}
             config = replace(config or parsed[place], **{name: getattr(parsed[place], name) for name in sections})
-        run = Run(run_dir, cell, arguments, replace(config or parse_config(source, arguments), run_dir=str(run_dir)))
+        config = replace(config or parse_config(source, arguments, schema), run_dir=str(run_dir))
+        if isinstance(config, FinetuneConfig):
+            _check_one_fold(config)
+            if config.split.file is None:
+                config = replace(config, split=replace(config.split, file=str(folds_file(folds_folder, config))))
+                arguments.append(f"--split.file={config.split.file}")
+        run = Run(run_dir, cell, arguments, config)
         check_known(run)
         runs.append(run)
     return runs
 
 
-def _sets(axes: Sequence[Axis], key: str) -> bool:
-    return any(key in axis.keys for axis in axes)
+def folds_file(folder: Path, config: FinetuneConfig) -> Path:
+    """Return where the folds of a table lie that all cells share which fine-tune on these targets of it."""
+    targets = json.dumps([config.task, config.data.root, config.data.targets, config.data.patient])
+    known_by = hashlib.blake2b(targets.encode(), digest_size=HASH_BYTES).hexdigest()
+    return folder / f"{Path(config.data.root).parent.name}-{known_by}.json"
 
 
-def _coupled_axes(axes: Sequence[Axis]) -> list[list[Axis]]:
-    """Group axes so that no two groups set keys of one section: each group's options are read by themselves.
+def _check_one_fold(config: FinetuneConfig) -> None:
+    if config.split.fold == "all":
+        raise ValueError("split.fold all: a cell is one fold; make it an axis, such as fold: [0, 1, 2, 3, 4]")
+    for name in ("source", "against"):
+        if getattr(config, name):
+            raise ValueError(f"{name} is for fine-tuning by itself; a study has starts as an axis")
 
-    Sections do not depend on each other but for the task, which other sections have their defaults from.
+
+def _coupled_axes(axes: Sequence[Axis]) -> tuple[list[Axis], list[list[Axis]]]:
+    """Return the axes that set the task, and all axes grouped so that no two groups set keys of one section.
+
+    Sections do not depend on each other but for the task, which others have their defaults from. So what a group sets
+    is read once for each combination of its values and of those that set the task, not once for each cell.
     """
     groups: list[tuple[set[str], list[Axis]]] = []
     for axis in axes:
         sections, members = {key.split(".")[0] for key in axis.keys}, [axis]
         apart = []
         for others, theirs in groups:
-            if sections & others or "task" in sections | others:
+            if sections & others:
                 sections, members = sections | others, theirs + members
             else:
                 apart.append((others, theirs))
         groups = [*apart, (sections, members)]
-    return [members for _, members in groups]
+    of_task = [axis for axis in axes if any(is_within(key, ["task"]) for key in axis.keys)]
+    return of_task, [members for _, members in groups]
 
 
 def check_known(run: Run) -> None:
@@ -285,7 +325,7 @@ def check_known(run: Run) -> None:
     if not run.has_begun:
         return
     before = flat_config(RunFolder(run.run_dir).load_config())
-    if differences := config_differences(before, flat_config(run.config)):
+    if differences := config_differences(before, flat_config(run.own_config)):
         raise ValueError(
             f"{run.run_dir} holds a run with another configuration:\n" + "\n".join(differences) + "\n"
             "Name another folder for the study, or remove that run."

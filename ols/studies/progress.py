@@ -95,7 +95,7 @@ class Progress:
     def _read(self, name: str) -> CellProgress:
         attempts = read_attempts(self.logs, name)
         seconds, folder = total_seconds(attempts), RunFolder(self.runs[name].run_dir)
-        if folder.is_complete:
+        if self.runs[name].is_complete:
             return CellProgress("done", seconds, _read_measures(folder))
         if name in self.running:
             return CellProgress("running", seconds)

@@ -1,0 +1,103 @@
+"""What the cells of a fine-tuning study came to, read from their folders."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from ols.evaluation.predictions import Predictions, load_predictions
+from ols.files import read_record
+from ols.runs.export import load_description
+from ols.runs.folder import RunFolder
+from ols.studies.grid import Run
+from ols.studies.jobs import read_attempts, total_seconds
+from ols.tasks import build_task
+from ols.tasks.task import Task
+
+COLUMNS = "columns.json"  # in the folder of a run: further numbers that its study asked for
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """What a cell of a study came to.
+
+    Args:
+        labels: Label of its value, by the name of the axis, in the order of the axes.
+        run_dir: Folder of its run.
+        seconds: Wall time of all attempts; None where it is not known.
+        parameters: Weights and biases of the network.
+        val: Predictions of the validation images by the exported model.
+        test: Predictions of the test images.
+        task: What the outputs mean.
+        curve: Epoch, and the measure that selects on validation, one by one.
+        columns: Further numbers that the study asked for, by name.
+    """
+
+    labels: dict[str, str]
+    run_dir: Path
+    seconds: float | None
+    parameters: int
+    val: Predictions
+    test: Predictions
+    task: Task
+    curve: list[tuple[int, float]]
+    columns: dict[str, float]
+
+
+def load_cells(runs: Sequence[Run], logs: Path) -> list[CellResult]:
+    """Return what the complete runs among these came to, in their order.
+
+    Args:
+        runs: Runs of a study whose recipe is `finetune`.
+        logs: Folder with the logs of their jobs.
+
+    Raises:
+        DamagedFileError: Predictions are damaged; the message names the file.
+    """
+    return [_load(run, logs) for run in runs if run.is_complete]
+
+
+def _load(run: Run, logs: Path) -> CellResult:
+    folder = RunFolder(run.run_dir)
+    val, test = (load_predictions(folder.predictions(split)) for split in ("val", "test"))
+    described = load_description(folder.export)["ols"]
+    task = build_task(described["task"], test.classes, test.groups, **described["task_state"])
+    columns = run.run_dir / COLUMNS
+    return CellResult(
+        labels=run.cell.labels,
+        run_dir=run.run_dir,
+        seconds=total_seconds(read_attempts(logs, run.run_dir.name)),
+        parameters=_count_parameters(folder.export / "model.safetensors"),
+        val=val,
+        test=test,
+        task=task,
+        curve=_read_curve(folder.metrics, f"val/{run.own_config.train.select_by}"),
+        columns=read_record(columns)["columns"] if columns.is_file() else {},
+    )
+
+
+def _count_parameters(weights: Path) -> int:
+    """Return the number of weights and biases, without the statistics of batch norm."""
+    with safe_open(weights, "pt") as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118  # no mapping
+    counts = {name: math.prod(shape) for name, shape in shapes.items()}
+    return sum(
+        count for name, count in counts.items() if not name.endswith(("running_mean", "running_var", "_tracked"))
+    )
+
+
+def _read_curve(metrics: Path, tag: str) -> list[tuple[int, float]]:
+    """Return a measure at the end of each epoch; a line that a kill has cut off is passed over."""
+    curve: dict[int, float] = {}
+    for line in metrics.read_text().splitlines() if metrics.is_file() else []:
+        try:
+            record: dict[str, Any] = json.loads(line)
+        except ValueError:
+            continue
+        if tag in record:
+            curve[record["epoch"]] = record[tag]
+    return sorted(curve.items())
