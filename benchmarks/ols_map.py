@@ -1,6 +1,7 @@
 """Where online label smoothing helps: by steps, images a class and label noise, on phantoms whose truth is known.
 
     OMP_NUM_THREADS=1 python benchmarks/ols_map.py                # continues where it was stopped
+    python benchmarks/ols_map.py --report <folder>                # what the lines so far say, as tables and figures
 
 Each cell trains a small network from random weights on phantoms of three anatomies (31 classes, 24 px) whose labels a
 known matrix Q has changed: P(label | image) = Q[latent class]. Cells of one seed share images and order; a loss is the
@@ -22,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from ols_map_report import write_report
 from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
@@ -58,6 +60,7 @@ LOSSES: dict[str, dict] = {
     "ols_prior_10": {"name": "ols", "initial": "smoothed", "prior_count": 10.0},
 }
 FURTHER_LOSSES: dict[str, dict] = {  # trained where `--losses` names them
+    "ols_robust": {"name": "ols", "preset": "robust"},
     "ols_smoothed_warm_10": {"name": "ols", "initial": "smoothed", "min_correct": 10},
     "label_smoothing_pp": {"name": "label_smoothing_pp"},
     "progressive_self_kd": {"name": "progressive_self_kd"},
@@ -221,11 +224,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(8)))
     parser.add_argument("--losses", nargs="+", default=list(LOSSES), choices=LOSSES | FURTHER_LOSSES)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "ols_map.jsonl")
+    parser.add_argument("--report", type=Path, default=None, help="train nothing; write tables and figures there")
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     lines = args.output.read_text().splitlines() if args.output.is_file() else []
     cells = [json.loads(line) for line in lines]
+    if args.report is not None:
+        truth = {noise: float(confusion_matrix(noise).diagonal().mean()) for noise in NOISES}
+        trained = [cell for cell in cells if cell.get("loss") in LOSSES]
+        if not trained:
+            parser.error(f"{args.output} has no cell yet")
+        print(write_report(trained, truth, args.report))
+        return
     key = ("seed", "noise", "size", "steps", "loss")
     done = {tuple(cell.get(name) for name in key) for cell in cells}
     environment = environment_record(torch.device("cpu"), num_processes=1, threads=1)

@@ -16,6 +16,7 @@ ROWS_AT_ONCE = 256  # of a K x K matrix: a copy of a whole one would be a third 
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
+    "robust": {"initial": "smoothed", "hard_weight": 0.8},
     "official_cifar": {"initial": "zeros", "unseen": "uniform"},
     "official_finegrained": {"loss_scale": 2.0, "freeze_above": 0.88, "unseen": "uniform"},
 }
@@ -105,8 +106,8 @@ class OnlineLabelSmoothing(CollectingLoss):
         self._has_zero_rows = isinstance(initial, str) and initial == "zeros"
 
     @classmethod
-    def preset(cls, name: Literal["paper", "official_cifar", "official_finegrained"], num_classes: int):
-        """Return a published variant: the paper, or the authors' CIFAR or fine-grained script, step for step."""
+    def preset(cls, name: Literal["paper", "robust", "official_cifar", "official_finegrained"], num_classes: int):
+        """Return a variant by name: the paper's, the advised one, or the authors' CIFAR or fine-grained script."""
         if name not in PRESETS:
             raise ValueError(f"name must be one of {', '.join(PRESETS)}, got {name!r}")
         return cls(num_classes, **PRESETS[name])

@@ -140,3 +140,25 @@ def test_a_perfect_fit_of_ols_gets_there_and_is_under_confident_where_hard_label
     hard = posterior_calibration(fit_table(HardLabels(k), latent, labels, k, steps=600), drawn)
     assert hard["confidence_error"] < 1e-4
     assert hard["posterior_kl"] < 1e-6
+
+
+@pytest.mark.parametrize("memorised", [False, True])
+def test_with_a_prior_it_ends_where_the_note_says(memorised):
+    """Ten images of each of three classes, predicted as a perfect fit predicts them; of each label n are right."""
+    w, c = 0.5, 10.0
+    read = torch.tensor([[8, 2, 0], [0, 9, 1], [1, 0, 9]]) if not memorised else 10 * torch.eye(3, dtype=torch.int64)
+    confusion, correct = read.double() / 10, read.diagonal().double()
+    latent = torch.arange(3).repeat_interleave(10)
+    labels = torch.cat([torch.arange(3).repeat_interleave(row) for row in read])
+    loss = OnlineLabelSmoothing(3, hard_weight=w, prior_count=c, smoothing=0.3).double()
+    for _ in range(60):
+        predicted = w * confusion + (1 - w) * confusion @ loss.soft_labels
+        loss(predicted.log()[latent].requires_grad_(), labels)
+        loss.end_epoch()
+    kept, identity = torch.diag(correct / (correct + c)), torch.eye(3, dtype=torch.float64)
+    prior = 0.7 * identity + 0.1
+    right = w * kept @ confusion + (identity - kept) @ prior
+    expected = torch.linalg.solve(identity - (1 - w) * kept @ confusion, right)
+    torch.testing.assert_close(loss.soft_labels, expected, rtol=0, atol=1e-12)
+    if memorised:  # two thirds of 0.2
+        assert 1 - loss.soft_labels[0, 0].item() == pytest.approx(0.2 * 2 / 3)

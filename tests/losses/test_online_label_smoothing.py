@@ -739,9 +739,11 @@ def test_the_first_epoch_from_zeros_is_half_the_cross_entropy():
 
 
 def test_presets_are_constructor_arguments_and_an_unknown_one_is_refused():
-    assert set(PRESETS) == {"paper", "official_cifar", "official_finegrained"}
+    assert set(PRESETS) == {"paper", "robust", "official_cifar", "official_finegrained"}
     assert torch.equal(OnlineLabelSmoothing.preset("paper", 4).soft_labels, torch.full((4, 4), 0.25))
-    with pytest.raises(ValueError, match="name must be one of paper, official_cifar, official_finegrained, got 'x'"):
+    with pytest.raises(
+        ValueError, match="name must be one of paper, robust, official_cifar, official_finegrained, got 'x'"
+    ):
         OnlineLabelSmoothing.preset("x", 4)
 
 

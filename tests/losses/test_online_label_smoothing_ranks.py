@@ -37,6 +37,10 @@ def test_the_reduction_can_be_replaced(passed):
     assert "the_reduction_can_be_replaced" in passed
 
 
+def test_two_ranks_with_uneven_shares_remember_for_other_losses_what_one_remembers(passed):
+    assert "two_ranks_remember_what_one_remembers" in passed
+
+
 def test_nccl_with_the_loss_left_on_the_cpu_is_an_error_that_says_so(monkeypatch):
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_backend", lambda: "nccl")

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 
-from ols.losses import OnlineLabelSmoothing
+from ols.losses import LabelSmoothingPlusPlus, OnlineLabelSmoothing, ProgressiveSelfKD
 
 NUM_CLASSES = 4
 
@@ -110,7 +110,33 @@ def the_reduction_can_be_replaced(rank):
         torch.testing.assert_close(loss.soft_labels, of_one_process(4).soft_labels)
 
 
+def two_ranks_remember_what_one_remembers(rank):
+    """In float64, uneven batches: the second epoch rests on what both ranks predicted in the first."""
+    logits = torch.randn(2, 13, NUM_CLASSES, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    labels, share = torch.arange(13) % NUM_CLASSES, [slice(0, 4), slice(4, 13)][rank]
+
+    def train_two_epochs(loss, mine, reduce=None):
+        index = [torch.arange(13)[mine]] if loss.needs_index else []
+        for of_epoch in logits:
+            total = loss(of_epoch[mine].clone().requires_grad_(), labels[mine], *index).detach()
+            loss.end_epoch(reduce=reduce)
+        return total
+
+    for build in (
+        lambda: LabelSmoothingPlusPlus(NUM_CLASSES, reduction="sum"),
+        lambda: ProgressiveSelfKD(NUM_CLASSES, num_samples=13, epochs=3, memory="float32", reduction="sum"),
+    ):
+        loss, alone = build().double(), build().double()
+        total = train_two_epochs(loss, share)
+        dist.all_reduce(total)
+        torch.testing.assert_close(total, train_two_epochs(alone, slice(None), lambda sums: sums))
+        for name, value in loss.state_dict().items():
+            assert_same_on_both_ranks(value)
+            torch.testing.assert_close(value, alone.state_dict()[name], rtol=1e-12, atol=1e-15)
+
+
 STEPS = (
+    two_ranks_remember_what_one_remembers,
     two_ranks_learn_the_soft_labels_of_one,
     a_rank_that_collected_nothing_learns_from_the_other,
     a_checkpoint_inside_an_epoch_holds_the_sums_of_both_ranks,
