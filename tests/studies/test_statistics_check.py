@@ -1,6 +1,7 @@
 """Tests and intervals of studies on simulated ones, fewer than those that the documentation shows."""
 
 import pytest
+
 from benchmarks.statistics_check import Share, check_relations, check_scores, check_trainings
 
 pytestmark = pytest.mark.slow
