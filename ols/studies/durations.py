@@ -1,4 +1,4 @@
-"""How long the rest of a study takes, from what its runs have taken so far."""
+"""How long the rest of a study takes and how much disk, from what its runs have taken so far."""
 
 import json
 import statistics
@@ -45,6 +45,25 @@ def estimate(file: Path, runs: Sequence[Run], *, parallel: int) -> str:
     return "\n".join(lines)
 
 
+def estimate_disk(runs: Sequence[Run]) -> str:
+    """Say how much disk the runs that are left take, from the folders of complete ones like them and nothing else.
+
+    Args:
+        runs: Runs of the study.
+    """
+    left = [run for run in runs if not run.is_complete]
+    sizes: dict[str, list[int]] = {}
+    for run in runs:
+        if run.is_complete:
+            sizes.setdefault(kind_of(run), []).append(_bytes_of(run.run_dir))
+    known = [max(sizes[kind]) for kind in map(kind_of, left) if kind in sizes]
+    lines = [f"disk: about {sum(known) / 1e9:,.2f} GB for {len(known)} runs left, each as the largest of its kind"]
+    if len(known) < len(left):
+        unknown = f"disk: not known for {len(left) - len(known)} runs left: none like them is complete"
+        lines = [*(lines if known else []), unknown]
+    return "\n".join(lines) if left else "disk: all runs are complete"
+
+
 def seconds_left(file: Path, left: Sequence[Run], *, parallel: int) -> float | None:
     """Return how long runs take that are left, as `estimate` tells it; None where runs like one were not measured."""
     measured = _read_seconds(file, parallel)
@@ -62,6 +81,10 @@ def kind_of(run: Run) -> str:
     """Return what runs that take about the same time have in common: the model, and labels of what else is varied."""
     labels = {axis: label for axis, label in run.cell.labels.items() if axis not in ALIKE}
     return " ".join(dict.fromkeys([run.config.model.name, *labels.values()]))
+
+
+def _bytes_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _read_seconds(file: Path, parallel: int) -> dict[str, list[float]]:

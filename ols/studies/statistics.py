@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from scipy import stats
 
 from ols.metrics.auc import Z
 from ols.metrics.resampling import corrected_t_test, holm, sign_flip_floor, sign_flip_test
+from ols.studies.labels import SEED
 
 EXACT_UP_TO = 8  # pairs of a rank correlation: 40,320 orders
 
@@ -36,8 +38,11 @@ class Paired(NamedTuple):
     Args:
         pairs: Number of pairs n.
         difference: Mean of first less second.
-        p_sign_flip: Two-sided p by flipping signs: exact up to 12 pairs.
-        p_corrected: Two-sided p of the t-test that knows that training folds overlap; NaN for a single pair.
+        p_sign_flip: Two-sided p by flipping signs, exact up to 12 pairs: of other seeds on these very patients. It says
+            nothing of others: of two sources that are worth the same for patients at large, one may suit these better
+            in every pair.
+        p_corrected: Two-sided p of the t-test that knows that training folds overlap, of differences that are averaged
+            over repeats: of other patients, too. NaN for a single fold.
         floor: The smallest p that so many pairs can give by flipping signs.
     """
 
@@ -54,7 +59,14 @@ class Paired(NamedTuple):
 
 
 def paired_trainings(
-    cells: Sequence[TrainedCell], axis: str, first: str, second: str, *, test_share: float, free: Sequence[str] = ()
+    cells: Sequence[TrainedCell],
+    axis: str,
+    first: str,
+    second: str,
+    *,
+    test_share: float,
+    free: Sequence[str] = (),
+    repeats: Sequence[str] = (SEED,),
 ) -> Paired:
     """Compare two values of an axis over the cells that agree on all other axes.
 
@@ -65,6 +77,8 @@ def paired_trainings(
         second: Label of the value that is subtracted.
         test_share: Part of all samples that one test fold holds, in (0, 1): 0.2 for five folds.
         free: Axes on which cells of a pair may differ, as they were chosen by validation.
+        repeats: Axes along which the test images stay the same. Their pairs are one to the corrected t-test, which
+            would else take an accident of one fold for several agreeing ones.
 
     Raises:
         ValueError: No two cells make a pair, or several cells stand at one place.
@@ -81,11 +95,14 @@ def paired_trainings(
     if not shared:
         raise ValueError(f"no cell of {axis} {first} has a partner of {axis} {second}")
     differences = [places[0][place] - places[1][place] for place in shared]
+    by_fold: dict[tuple, list[float]] = {}
+    for place, difference in zip(shared, differences, strict=True):
+        by_fold.setdefault(tuple(item for item in place if item[0] not in repeats), []).append(difference)
     return Paired(
         len(shared),
         float(np.mean(differences)),
         sign_flip_test(differences),
-        corrected_t_test(differences, test_share=test_share),
+        corrected_t_test([float(np.mean(there)) for there in by_fold.values()], test_share=test_share),
         sign_flip_floor(len(shared)),
     )
 
@@ -181,10 +198,9 @@ def spearman(x: ArrayLike, y: ArrayLike) -> Correlation:
     found = stats.spearmanr(x, y)
     value, p_value = float(found.statistic), float(found.pvalue)
     if n <= EXACT_UP_TO:
-        exact = stats.permutation_test(
-            (x,), lambda x: stats.spearmanr(x, y).statistic, permutation_type="pairings", n_resamples=np.inf
-        )
-        p_value = float(exact.pvalue)
+        ranks, others = stats.rankdata(x) - (n + 1) / 2, stats.rankdata(y) - (n + 1) / 2
+        of_orders = np.array(list(permutations(others))) @ ranks
+        p_value = float(np.mean(np.abs(of_orders) >= abs(others @ ranks) - 1e-9))
     if n < 4 or abs(value) == 1:
         return Correlation(value, *((math.nan, math.nan) if n < 4 else (value, value)), p_value, n)
     half = Z * math.sqrt((1 + value**2 / 2) / (n - 3))

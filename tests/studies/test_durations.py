@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from ols.config import Config
-from ols.studies.durations import estimate, record_seconds, seconds_left
+from ols.studies.durations import estimate, estimate_disk, record_seconds, seconds_left
 from ols.studies.grid import Run, Study, list_cells
 
 
@@ -47,6 +47,19 @@ def test_complete_runs_take_no_time_and_begun_ones_less(runs, tmp_path):
     for run in small:
         _complete(run.run_dir)
     assert estimate(file, small, parallel=2) == "all runs are complete"
+
+
+def test_disk_is_told_from_the_largest_complete_run_of_the_same_kind(runs):
+    assert estimate_disk(runs) == "disk: not known for 8 runs left: none like them is complete"
+    small = [run for run in runs if run.cell.labels["data.image_size"] == "32"]
+    for run, size in zip(small, (10_000_000, 30_000_000), strict=False):
+        _complete(run.run_dir)
+        (run.run_dir / "export" / "model.safetensors").write_bytes(bytes(size))
+    assert estimate_disk(runs).splitlines() == [
+        "disk: about 0.06 GB for 2 runs left, each as the largest of its kind",
+        "disk: not known for 4 runs left: none like them is complete",
+    ]
+    assert estimate_disk(small[:2]) == "disk: all runs are complete"
 
 
 def _complete(run_dir: Path) -> None:

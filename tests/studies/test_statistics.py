@@ -35,6 +35,22 @@ def test_cells_are_paired_by_all_other_axes_whatever_their_order():
     assert not found.can_show
 
 
+def test_seeds_of_one_fold_are_one_difference_to_the_test_of_other_patients():
+    values = {("0", "0"): 0.3, ("0", "1"): 0.1, ("1", "0"): 0.2, ("1", "1"): 0.0, ("2", "0"): 0.4, ("2", "1"): 0.0}
+    cells = [
+        TrainedCell({"source": source, "fold": fold, "seed": seed}, 0.0, 0.5 + gain * value)
+        for (fold, seed), value in values.items()
+        for source, gain in (("ours", 1), ("theirs", 0))
+    ]
+    found = paired_trainings(cells, "source", "ours", "theirs", test_share=0.25)
+    # By hand: means of folds .2, .1, .2 have variance 1 / 300; t = (1 / 6) / sqrt((1 / 3 + 1 / 3) / 300)
+    assert found.p_corrected == pytest.approx(2 * stats.t.sf(1 / 6 / math.sqrt(2 / 900), 2))
+    assert found.pairs == 6
+    assert found.floor == 1 / 32
+    one_fold = paired_trainings(cells[:4], "source", "ours", "theirs", test_share=0.25)
+    assert math.isnan(one_fold.p_corrected)
+
+
 def test_two_cells_at_one_place_are_no_pair():
     with pytest.raises(ValueError, match="two cells of source ours"):
         paired_trainings(_cells(ours=[1], theirs=[1]) + _cells(ours=[1]), "source", "ours", "theirs", test_share=0.2)
