@@ -4,8 +4,8 @@
         --starts imagenet:weights.pth run:runs/source none --attributes sex view --output confounded
 
 Features are computed once for each start and form of an image; logistic heads then cost seconds a cell, their strength
-chosen on validation images that are confounded as in training. An attribute is a confounder by choice of images. What is
-done lies in the folder and is not done again.
+chosen on validation images that are confounded as in training. An attribute is a confounder by choice of images. What
+is done lies in the folder and is not done again.
 """
 
 import argparse

@@ -88,8 +88,9 @@ class BinaryOutputs:
     def measures(self) -> Mapping[str, Statistic]:
         """Return measures by name, each from counts float64 `[R, N]` to `[R]`; NaN where it is undefined.
 
-        `auc`; `ece` of the top label in 15 bins of equal width; `confidence`, its mean, and `confidence_less_accuracy`;
-        `sensitivity` and `specificity` of the label that is predicted, the positive one above a probability of one half.
+        `auc`; `ece` of the top label in 15 bins of equal width; `confidence`, its mean, and by how much it
+        is above the accuracy; `sensitivity` and `specificity` of the label that is predicted, the positive one above a
+        probability of one half.
         """
         confidence = self._confidence()
         return {
