@@ -36,6 +36,12 @@ def parse_options(argv: Sequence[str] | None = None) -> Namespace:
         choices=("matched", "clean", "inverted"),
         help="form of the test of a run with a confounder, into a folder of this name; by default that of the run",
     )
+    parser.add_argument(
+        "--subgroups",
+        nargs="*",
+        default=[],
+        help="columns of the run's table whose values are measured apart, such as sex; numbers in bands: age:40,60",
+    )
     parser.add_argument("--data.workers", type=int | None, help="reading processes, by default one per core, at most 8")
     parser.add_argument("--batch_size", type=int, default=256, help="images per forward pass of each process")
     parser.add_argument("--threads", type=int | None, help="torch's threads in each process, by default all its cores")
@@ -67,10 +73,14 @@ def main(options: Namespace) -> None:
     from ols.data.sampling import EvalBatches
     from ols.data.sources.opening import open_data
     from ols.data.transforms import EvalTransform
+    from ols.evaluation.draws import BinaryOutputs
     from ols.evaluation.evaluate import predict
     from ols.evaluation.predictions import are_current, load_predictions, save_predictions
     from ols.evaluation.report.model_report import ModelReport
     from ols.evaluation.report.page import write_page
+    from ols.evaluation.subgroup_page import check_subgroups, measure_subgroups, read_attributes, with_subgroups
+    from ols.evaluation.subgroups import markdown
+    from ols.files import write_file
     from ols.runs.environment import cores_per_process, environment_record
     from ols.runs.trained_model import find_trained
     from ols.tasks import build_task, find_task
@@ -116,6 +126,9 @@ def main(options: Namespace) -> None:
             }
             find_task(trained.task).check_source(sources["val"])
             task = build_task(trained.task, sources["val"].classes, sources["val"].groups, **trained.task_state)
+            if options.subgroups:
+                check_subgroups(task)
+                read_attributes(sources["val"], options.subgroups)
             work.append((trained, task, folder, root, data.pools, sources, trained.load(task.classes)))
 
     # Predict
@@ -155,6 +168,12 @@ def main(options: Namespace) -> None:
             predictions = {split: load_predictions(folder / f"{split}.safetensors") for split in sources}
             splits = options.splits[::-1]  # the last one is shown in full
             report = task.build_report(predictions, splits, soft_labels=trained.soft_labels)
+            if options.subgroups:
+                shown = splits[0]
+                outputs = BinaryOutputs.of(predictions[shown], task.state["positive"])
+                found = measure_subgroups(outputs, sources[shown], options.subgroups)
+                report = with_subgroups(report, *found)
+                write_file(folder / "subgroups.md", f"# Subgroups of {trained.name}, {shown}\n\n{markdown(*found)}")
             model = ModelReport.of(trained, predictions, splits=splits, conditions=environment)
             write_page(folder, model, report, source=sources[splits[0]], preprocessing=trained.preprocessing)
             print(f"{folder / 'report.html'}")

@@ -12,7 +12,8 @@ from ols.evaluation.draws import BinaryOutputs
 from ols.metrics.resampling import PairedDifference, bootstrap_interval, bootstrap_p, holm, resample
 
 RESAMPLES = 2000
-MEASURED = ("auc", "ece", "confidence")
+MEASURED = ("auc", "ece", "confidence", "confidence_less_accuracy")
+LABELS = {"auc": "AUC", "ece": "ECE", "confidence": "mean confidence", "confidence_less_accuracy": "less accuracy"}
 CHANCE = 0.5  # AUC
 
 
@@ -37,10 +38,11 @@ class ConfoundedRow(NamedTuple):
         source: What the model started from.
         share: Share of the training positives with the confounder.
         form: Form of the test.
-        measure: `auc`, `ece` or `confidence`, the mean of the top label's.
+        measure: `auc`, `ece`, `confidence`, the mean of the top label's, or `confidence_less_accuracy`.
         value: The measure.
         low: Lower end of its 95 % interval over patients.
         high: Upper end.
+        null: ECE that perfect calibration would show; None of other measures.
     """
 
     source: str
@@ -50,6 +52,7 @@ class ConfoundedRow(NamedTuple):
     value: float
     low: float
     high: float
+    null: float | None
 
 
 class SourceDifference(NamedTuple):
@@ -60,7 +63,7 @@ class SourceDifference(NamedTuple):
         second: Another.
         share: Share of the training positives with the confounder.
         form: Form of the test.
-        measure: `auc`, `ece` or `confidence`.
+        measure: One of `MEASURED`.
         found: First less second, with its 95 % interval over patients.
         adjusted_p: Its p, adjusted after Holm for all differences of this form and measure.
     """
@@ -107,10 +110,14 @@ class ConfounderReport(NamedTuple):
 
     def markdown(self) -> str:
         """Return the three tables as Markdown."""
-        lines = ["| source | share | test | AUC | ECE | mean confidence |", "|---|---|---|---|---|---|"]
+        lines = [
+            f"| source | share | test | {' | '.join(LABELS.values())} |",
+            "|---|---|---" + "|---" * len(LABELS) + "|",
+        ]
         cells: dict[Arm, list[str]] = {}
         for row in self.rows:
-            text = f"{row.value:.3f} ({row.low:.3f} to {row.high:.3f})"
+            null = "" if row.null is None else f", null {row.null:.3f}"
+            text = f"{row.value:.3f} ({row.low:.3f} to {row.high:.3f}{null})"
             cells.setdefault(Arm(row.source, row.share, row.form), []).append(text)
         lines += [
             f"| {key.source} | {key.share:.0%} | {key.form} | {' | '.join(texts)} |" for key, texts in cells.items()
@@ -140,7 +147,8 @@ def confounder_report(
     patients would change, and nothing of other trainings: repeat those with other seeds.
 
     Args:
-        tests: Outputs of every model on every form of the test; all on the same images, in any order.
+        tests: Outputs of every model on every form of the test. Those of a form are of the same images, in any order;
+            of the matched form only those at the same share, as a sampled confounder has others at each.
         resamples: Number of draws.
         seed: Of the draws.
 
@@ -153,9 +161,10 @@ def confounder_report(
     """
     if not tests:
         raise ValueError("expected the outputs of a test, got none")
-    first = next(iter(tests.values()))
+    firsts: dict[tuple[str, float | None], BinaryOutputs] = {}
     aligned = {}
     for key, outputs in tests.items():
+        first = firsts.setdefault((key.form, key.share if key.form == "matched" else None), outputs)
         if not 0 <= key.share <= 1:
             raise ValueError(f"share must lie in [0, 1], got {key.share} of {key.source}")
         try:
@@ -165,18 +174,20 @@ def confounder_report(
         for name in ("positive", "patients"):
             if not np.array_equal(getattr(aligned[key], name), getattr(first, name)):
                 raise ValueError(f"{key.source} at {key.share:.0%}, {key.form}: other {name} than the first test")
-    size = len(first.positive)
     values, drawn = {}, {}
     for key, outputs in aligned.items():
+        size = len(outputs.positive)
         for measure in MEASURED:
             statistic = outputs.measures()[measure]
             values[key, measure] = float(statistic(np.ones((1, size)))[0])
-            drawn[key, measure] = resample(statistic, size, resamples=resamples, seed=seed, clusters=first.patients)
+            drawn[key, measure] = resample(statistic, size, resamples=resamples, seed=seed, clusters=outputs.patients)
     rows = []
-    for key in aligned:
+    for key, outputs in aligned.items():
         for measure in MEASURED:
-            low, high = np.clip(_ends(values[key, measure], drawn[key, measure]), 0, 1).tolist()
-            rows.append(ConfoundedRow(*key, measure, values[key, measure], low, high))
+            lowest = -1 if measure == "confidence_less_accuracy" else 0
+            low, high = np.clip(_ends(values[key, measure], drawn[key, measure]), lowest, 1).tolist()
+            null = outputs.ece_null() if measure == "ece" else None
+            rows.append(ConfoundedRow(*key, measure, values[key, measure], low, high, null))
     return ConfounderReport(rows, _differences(values, drawn, list(aligned)), _breaking(values, drawn, list(aligned)))
 
 
@@ -218,7 +229,7 @@ def _differences(
             family = []
             for number, one in enumerate(sources):
                 for other in sources[number + 1 :]:
-                    for share in sorted({key.share for key in keys}):
+                    for share in sorted({key.share for key in keys if key.form == form}):
                         first, second = Arm(one, share, form), Arm(other, share, form)
                         if (first, measure) not in values or (second, measure) not in values:
                             continue

@@ -1,15 +1,18 @@
 """Measures of a binary classifier as functions of how often each image counts, for intervals over patients."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ols.evaluation.folds import OutOfFold
 from ols.evaluation.predictions import Predictions
 from ols.metrics.auc import auc_of_counts
+from ols.metrics.calibration import CalibrationHistogram
 from ols.metrics.calibration_error import ECE_BINS
+from ols.metrics.calibration_noise import ece_noise
 from ols.metrics.resampling import Statistic
 
 
@@ -22,6 +25,8 @@ class BinaryOutputs:
         positive: Whether each image is positive, bool `[N]`.
         patients: What each belongs to, `[N]`.
         sample_ids: Name of each, `[N]`.
+        folds: Number of the fold whose model said it, `[N]`; None where one model said all. Scores of two models need
+            not be of one scale: the AUC is the mean of those within the folds, as an order across them says little.
 
     Raises:
         ValueError: A score is NaN.
@@ -31,6 +36,7 @@ class BinaryOutputs:
     positive: NDArray
     patients: NDArray
     sample_ids: list[str]
+    folds: NDArray | None = None
 
     def __post_init__(self):
         if missing := int(np.isnan(self.score).sum()):
@@ -60,6 +66,12 @@ class BinaryOutputs:
             predictions.sample_ids,
         )
 
+    @classmethod
+    def of_folds(cls, found: OutOfFold, positive: str) -> "BinaryOutputs":
+        """Take the outputs of a binary task's folds; arguments and errors as in `of`."""
+        sizes = [len(fold.sample_ids) for fold in found.folds]
+        return replace(cls.of(found.pooled(), positive), folds=np.repeat(np.arange(len(sizes)), sizes))
+
     def in_order_of(self, sample_ids: list[str]) -> "BinaryOutputs":
         """Return the same outputs with the images in another order.
 
@@ -70,27 +82,48 @@ class BinaryOutputs:
         if place.keys() != set(sample_ids) or len(place) != len(sample_ids):
             raise ValueError(f"predictions of other images: {len(place)} and {len(sample_ids)} names differ")
         order = np.array([place[name] for name in sample_ids], np.int64)
-        return BinaryOutputs(self.score[order], self.positive[order], self.patients[order], list(sample_ids))
+        folds = None if self.folds is None else self.folds[order]
+        return BinaryOutputs(self.score[order], self.positive[order], self.patients[order], list(sample_ids), folds)
 
     def measures(self) -> Mapping[str, Statistic]:
         """Return measures by name, each from counts float64 `[R, N]` to `[R]`; NaN where it is undefined.
 
-        `auc`; `ece` of the top label in 15 bins of equal width; `confidence`, its mean; `sensitivity` and `specificity`
-        of the label that is predicted, the positive one above a probability of one half.
+        `auc`; `ece` of the top label in 15 bins of equal width; `confidence`, its mean, and by how much it
+        is above the accuracy; `sensitivity` and `specificity` of the label that is predicted, the positive one above a
+        probability of one half.
         """
+        confidence = self._confidence()
         return {
-            "auc": lambda counts: auc_of_counts(self.score, self.positive, counts),
+            "auc": self._auc,
             "ece": self._ece,
-            "confidence": lambda counts: _mean(self._confidence(), counts),
+            "confidence": lambda counts: _mean(confidence, counts),
+            "confidence_less_accuracy": lambda counts: _mean(confidence - self._correct(), counts),
             "sensitivity": lambda counts: _mean(self.score > 0, counts * self.positive),
             "specificity": lambda counts: _mean(self.score <= 0, counts * ~self.positive),
         }
+
+    def ece_null(self) -> float:
+        """Return the ECE that perfect calibration would show with as many images of these confidences."""
+        half, right = torch.from_numpy(self.score) / 2, torch.from_numpy(self.positive).long()
+        histogram = CalibrationHistogram()
+        histogram.update(torch.stack([-half, half], dim=1), right)
+        return float(ece_noise(histogram.bins)["ece_null"])
+
+    def _auc(self, counts: NDArray) -> NDArray:
+        if self.folds is None:
+            return auc_of_counts(self.score, self.positive, counts)
+        inside = [self.folds == number for number in np.unique(self.folds)]
+        each = [auc_of_counts(self.score[own], self.positive[own], counts[:, own]) for own in inside]
+        return np.mean(each, axis=0)
+
+    def _correct(self) -> NDArray:
+        return (self.score > 0) == self.positive
 
     def _confidence(self) -> NDArray:
         return 1 / (1 + np.exp(-np.abs(self.score)))
 
     def _ece(self, counts: NDArray) -> NDArray:
-        confidence, correct = self._confidence(), (self.score > 0) == self.positive
+        confidence, correct = self._confidence(), self._correct()
         member = np.eye(ECE_BINS)[np.ceil(confidence * ECE_BINS).astype(np.int64).clip(1) - 1]  # right-closed bins
         total = counts.sum(axis=1)
         with np.errstate(invalid="ignore"):

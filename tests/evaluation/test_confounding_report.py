@@ -38,6 +38,7 @@ def test_measures_of_each_image_once_are_those_of_sklearn_and_torchmetrics():
             "auc": roc_auc_score(is_positive, probs[:, number]),
             "ece": multiclass_calibration_error(probs, targets, num_classes=2, n_bins=15).item(),
             "confidence": probs.amax(1).mean().item(),
+            "confidence_less_accuracy": (probs.amax(1) - (predicted == targets).double()).mean().item(),
             "sensitivity": (predicted[is_positive] == number).double().mean().item(),
             "specificity": (predicted[~is_positive] != number).double().mean().item(),
         }
@@ -97,7 +98,7 @@ def test_a_report_pairs_the_sources_on_the_same_patients():
     assert 0.5 < cheats.low <= cheats.share <= cheats.high < 1
     assert (sound.share, sound.low, sound.high) == (np.inf, np.inf, np.inf)
     assert "| sound | never (never to never) |" in report.markdown()
-    assert len(list(csv.DictReader(StringIO(report.csv())))) == len(report.rows) == 18
+    assert len(list(csv.DictReader(StringIO(report.csv())))) == len(report.rows) == 24
 
 
 def test_an_interval_over_patients_is_wider_than_one_that_takes_images_for_independent():
