@@ -11,7 +11,7 @@ from ols.config import Config, DataConfig
 from ols.losses import OnlineLabelSmoothing, build_loss
 
 CONFIG_FOLDER = Path(__file__).parents[1] / "recipes" / "configs"
-OF_OTHER_RECIPES = {"sweeps", "finetune", "probe"}
+OF_OTHER_RECIPES = {"sweeps", "finetune", "probe", "studies"}
 CONFIGS = sorted(path for path in CONFIG_FOLDER.rglob("*.yaml") if path.parent.name not in OF_OTHER_RECIPES)
 QUICKSTART = CONFIG_FOLDER / "quickstart.yaml"
 
