@@ -45,6 +45,7 @@ def main() -> None:
     from ols.audit.copies import joined_groups, near_copies
     from ols.audit.findings import count
     from ols.data.sources.opening import open_table
+    from ols.data.sources.packed_table import PackedTable
     from ols.data.splits import adopt_split, describe_folds, make_folds, save_folds
 
     with one_line_errors():
@@ -53,7 +54,12 @@ def main() -> None:
         if not table.has_patients:
             print("WARNING: patients are not known: images of one patient may lie on both sides of a split")
         copies = []
-        if arguments.near_copies:
+        packed = isinstance(table, PackedTable)
+        if packed and arguments.join_copies:
+            raise ValueError("near-copies are looked for among files: split the .csv, which fits the pack, too")
+        if packed:
+            print("near-copies are not looked for in a pack: a split of its .csv fits the pack, too")
+        elif arguments.near_copies:
             names = [table.sample_id(index) for index in range(len(table))]
             copies = near_copies(table.root, names, log=output.with_suffix(".scan.jsonl"))
         if arguments.join_copies:
@@ -71,7 +77,8 @@ def main() -> None:
         save_folds(output, folds)
     print(describe_folds(folds, table))
     divided = [(first, second) for first, second, _ in copies if folds.divides(first, second)]
-    print(f"{count(len(copies), 'pair')} of near-copies, {len(divided):,} of them in different splits of a fold")
+    if not packed:
+        print(f"{count(len(copies), 'pair')} of near-copies, {len(divided):,} of them in different splits of a fold")
     for first, second in divided[:20]:
         print(f"  {table.sample_id(first)} ({groups[first]})  {table.sample_id(second)} ({groups[second]})")
     if divided:

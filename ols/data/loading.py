@@ -29,6 +29,9 @@ class MaskSource(Protocol):
     def mask(self, index: int) -> Image.Image:
         """Return the classes of an image's pixels, of mode L and of its size; of one foreground all but 0 is it."""
 
+    def has_foreground(self, index: int) -> bool:
+        """Return whether the mask of an image is not empty."""
+
 
 @dataclass(frozen=True)
 class Place:

@@ -6,7 +6,7 @@ import shutil
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
@@ -17,23 +17,26 @@ from ols.data.sources.pack import (
     FORMAT,
     HEADER_BYTES,
     MANIFEST,
+    MASKS,
     PLAN,
+    TABLE,
     dump_manifest,
     load_manifest,
     npy_header,
     verify_pack,
 )
-from ols.data.sources.protocol import ImageSource, Split
-from ols.data.transforms import fit, to_array
+from ols.data.sources.protocol import ImageSource
+from ols.data.transforms import BILINEAR, NEAREST, fit, to_array
 from ols.data.workers import end_with_parent
 from ols.files import DamagedFileError, read_record, write_file, write_record, written_aside
 
 UNFINISHED = ".*.partial"  # see `ols.files.partial_path`
 SAMPLED = 256  # images that the size of a pack is estimated from
+Name = TypeVar("Name", bound=str)
 
 
 def write_pack(
-    sources: Mapping[Split, ImageSource],
+    sources: Mapping[Name, ImageSource],
     output: str | Path,
     *,
     size: int = 256,
@@ -41,6 +44,8 @@ def write_pack(
     unreadable: Literal["error", "skip"] = "error",
     shard_images: int = 4096,
     workers: int = 1,
+    resampling: Literal["bilinear", "nearest"] = "bilinear",
+    table: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write a pack of a data set, and verify it.
 
@@ -57,6 +62,8 @@ def write_pack(
             manifest; an image of another split always stops it.
         shard_images: Images of a shard, at least 1: what is written anew after a kill.
         workers: Processes that read and write.
+        resampling: `nearest` for masks, whose values are names of classes.
+        table: Of a table of targets, whose CSV lies in `output`: what the manifest says of it.
 
     Returns:
         The manifest.
@@ -70,21 +77,24 @@ def write_pack(
             raise ValueError(f"{name} must be at least 1, got {value}")
     output = Path(output)
     writer = ShardWriter(sources, output, size=size, aspect=aspect, skip=unreadable == "skip", images=shard_images)
+    writer.nearest = resampling == "nearest"
     in_chans, image_bytes = _sample(writer)
-    columns = {
+    columns: dict[str, dict[str, list]] = {
         split: {"ids": [source.sample_id(i) for i in range(len(source))], "targets": source.targets.tolist()}
         for split, source in sources.items()
     }
-    table = {"classes": list(sources["train"].classes), "groups": list(sources["train"].groups)}
+    first = next(iter(sources.values()))
+    labels = {"classes": list(first.classes), "groups": list(first.groups)}
     plan = {
         "format": FORMAT,
         "size": size,
         "aspect": aspect,
         "in_chans": in_chans,
-        "resampling": "bilinear",
+        "resampling": resampling,
         "unreadable": unreadable,
         "shard_images": shard_images,
-        "content": hashlib.blake2b(json.dumps([table, columns]).encode(), digest_size=16).hexdigest(),
+        "content": hashlib.blake2b(json.dumps([labels, columns]).encode(), digest_size=16).hexdigest(),
+        **({"table": dict(table)} if table else {}),
     }
     if (output / MANIFEST).exists():
         manifest = load_manifest(output)
@@ -96,9 +106,10 @@ def write_pack(
             write_record(writer.record_path(number), record)
         write_record(output / PLAN, plan)
         (output / MANIFEST).unlink()
+    beside = {output / TABLE, output / MASKS} if table else set()
     if (output / PLAN).exists():
         _check_plan(output, plan, _read_plan(output))
-    elif output.exists() and not set(output.iterdir()) <= set(output.glob(UNFINISHED)):
+    elif output.exists() and not set(output.iterdir()) <= {*output.glob(UNFINISHED), *beside}:
         raise ValueError(f"{output} is not empty, and holds no pack: choose another folder")
     missing = sum(len(writer.numbers(shard)) for shard in writer.missing())
     _check_room(output, round(missing * image_bytes) + 2 * len(json.dumps(columns)))
@@ -118,7 +129,7 @@ def write_pack(
         for split in sources
     }
     skipped = [columns[split]["ids"][index] for split, index in sorted(left_out)]
-    text = dump_manifest({**plan, **table, "shards": records, "skipped": skipped, "splits": splits})
+    text = dump_manifest({**plan, **labels, "shards": records, "skipped": skipped, "splits": splits})
     verify_pack(output, json.loads(text))
     write_file(output / MANIFEST, text)
     for leftover in (output / PLAN, *map(writer.record_path, range(len(writer)))):
@@ -134,7 +145,7 @@ class ShardWriter(Dataset[int | Exception]):
 
     def __init__(
         self,
-        sources: Mapping[Split, ImageSource],
+        sources: Mapping[Name, ImageSource],
         output: Path,
         *,
         size: int,
@@ -142,7 +153,9 @@ class ShardWriter(Dataset[int | Exception]):
         skip: bool,
         images: int,
     ):
-        self.sources, self.output, self.size, self.aspect, self.skip = sources, output, size, aspect, skip
+        self.sources: dict[str, ImageSource] = dict(sources.items())
+        self.output, self.size, self.aspect, self.skip = output, size, aspect, skip
+        self.nearest = False
         self.images = images
         self.total = sum(len(source) for source in sources.values())
 
@@ -153,7 +166,7 @@ class ShardWriter(Dataset[int | Exception]):
         """Return the numbers of a shard's images."""
         return range(shard * self.images, min(self.total, (shard + 1) * self.images))
 
-    def place(self, number: int) -> tuple[Split, int]:
+    def place(self, number: int) -> tuple[str, int]:
         """Return split and index of an image."""
         for split, source in self.sources.items():
             if number < len(source):
@@ -193,7 +206,7 @@ class ShardWriter(Dataset[int | Exception]):
             if self.skip and split == "train":
                 return None
             raise
-        return to_array(fit(image, self.size, self.aspect))
+        return to_array(fit(image, self.size, self.aspect, resample=NEAREST if self.nearest else BILINEAR))
 
     def __getitem__(self, shard: int) -> int | Exception:
         """Write a shard; return its number, or the error, which is thus raised where it is read, and as it is."""

@@ -201,8 +201,8 @@ def strata_of(source: ImageSource) -> np.ndarray:
     if kind == "class":
         return targets
     if kind == "mask":
-        mask = cast("Any", source).mask
-        return np.array([int(np.asarray(mask(index)).any()) for index in range(len(source))])
+        has_foreground = cast("Any", source).has_foreground
+        return np.array([int(has_foreground(index)) for index in range(len(source))])
     if kind == "regression":
         ranks = np.argsort(np.argsort(targets, kind="stable"), kind="stable")
         return ranks * min(BINS, max(1, len(targets) // 10)) // len(targets)

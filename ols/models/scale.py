@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from ols.models.start import KERAS_SCALE
 from ols.models.variant import BN
 
 # From intensities in [0, 1]: mean and standard deviation
@@ -11,6 +12,8 @@ SCALES: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "[-1, 1]": ((0.5,), (0.5,)),
     "ImageNet's mean and deviation": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "[0, 255]": ((0.0,), (1 / 255,)),
+    "BGR less its means, in [0, 255] (caffe)": (KERAS_SCALE[0], (1 / 255,) * 3),
+    "BGR less its means, in [0, 1] (RadImageNet's Keras)": KERAS_SCALE,
 }
 CLEARLY = 0.8  # another scale fits better where its misfit is below this share
 
@@ -54,8 +57,28 @@ def scale_misfit(model: nn.Module, images: Tensor, mean: tuple[float, ...], std:
     return (found[0] + float(torch.tensor(found).median())) / 2
 
 
+def describe_gray(mean: tuple[float, ...], std: tuple[float, ...], in_chans: int) -> str | None:
+    """Return a warning where a network for one channel cannot compute what its weights did; None where it does.
+
+    Summed over its channels, a first convolution answers gray images as it did images of three equal channels only
+    where mean and standard deviation are those of all channels: else each filter is off by a constant, another one
+    where it sees padding, which no weight of one channel can make up for.
+
+    Args:
+        mean: Of each channel, as the weights expect it.
+        std: Of each channel.
+        in_chans: Channels of the network.
+    """
+    if in_chans != 1 or len(set(mean)) == len(set(std)) == 1:
+        return None
+    return (
+        "scale WARNING: these weights expect another mean or deviation of each channel, and one channel takes their "
+        "average, which is not exact: data.in_chans 3 repeats gray images, and is"
+    )
+
+
 def describe_scale(model: nn.Module, images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> str | None:
-    """Return a line that says how well the scaling fits the weights, with a warning where another fits better.
+    """Return how well the scaling fits the weights and each of `SCALES` would, with a warning where one fits better.
 
     Args:
         model: Network that starts from weights.
@@ -77,5 +100,6 @@ def describe_scale(model: nn.Module, images: Tensor, mean: tuple[float, ...], st
     best = min(others, key=others.__getitem__)
     line = f"scale variances of these images differ from the weights' by a factor of e^{own:.2f}"
     if others[best] < CLEARLY * own:
-        return f"{line}; WARNING: intensities in {best} fit better, e^{others[best]:.2f}: check data.mean and data.std"
-    return line
+        line += f"; WARNING: intensities in {best} fit better, e^{others[best]:.2f}: check data.mean and data.std"
+    table = [f"      e^{others[name]:5.2f}  {name}" for name in sorted(others, key=others.__getitem__)]
+    return "\n".join([line, *table])

@@ -10,11 +10,11 @@ from ols.data.transforms import Preprocessing
 from ols.models.build import build_model
 from ols.models.decoder import trunk
 from ols.models.head import zero_head
-from ols.models.scale import describe_scale
+from ols.models.scale import describe_gray, describe_scale
 from ols.models.shape import shape_model
 from ols.models.variant import apply_variant
 from ols.runs.checkpoint import load_variant
-from ols.runs.export import start_model
+from ols.runs.export import start_model, start_normalization
 from ols.tasks.task import Task
 
 
@@ -59,7 +59,8 @@ def build_run_model(
     elif (started := start_model(trunk(model), config.model.start)) or pretrained:
         expected = Preprocessing.from_options(config.data)
         scale = describe_scale(model, images(), expected.mean, expected.std)
-        lines += [line for line in (started or f"start timm's weights of {config.model.name}", scale) if line]
+        gray = describe_gray(*start_normalization(config.model), config.data.in_chans)
+        lines += [line for line in (started or f"start timm's weights of {config.model.name}", gray, scale) if line]
     if not task.dense:
         shaped = shape_model(model, task.num_outputs, truncate_after=config.model.truncate_after, head=config.head)
         if shaped and task.kind == "regression":

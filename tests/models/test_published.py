@@ -17,12 +17,13 @@ from torch import nn
 
 os.environ["KERAS_BACKEND"] = "torch"
 
+from ols.data.options import channel_scaling
 from ols.data.transforms import Preprocessing
 from ols.models.build import build_model
 from ols.models.options import IMAGENET, PUBLISHED
 from ols.models.published import load_pickle
-from ols.models.scale import SCALES, describe_scale, scale_misfit
-from ols.models.start import KINDS, start_from_file
+from ols.models.scale import SCALES, describe_gray, describe_scale, scale_misfit
+from ols.models.start import KERAS_SCALE, KINDS, load_into, start_from_file
 from ols.models.variant import Variant, apply_variant, variant_of
 from ols.runs.export import export_model, load_export, start_from_export
 
@@ -282,6 +283,21 @@ def test_a_gray_network_answers_as_the_one_of_colour_does_to_the_gray_image_thre
         torch.testing.assert_close(gray.eval()(images), lite0(images.repeat(1, 3, 1, 1)), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("mean", "std"), [KERAS_SCALE, ((0.5,) * 3, (0.2, 0.25, 0.3)), ((0.5,), (0.5,))])
+def test_gray_input_of_one_channel_is_exact_or_warned_of(mean, std):
+    torch.manual_seed(0)
+    models = [build_model("test_resnet", 0, channels).double().eval() for channels in (3, 1)]
+    load_into(models[1], models[0].state_dict(), "three channels")
+    images = torch.rand(2, 1, 32, 32, dtype=torch.float64)
+    answers = []
+    for model, channels in zip(models, (3, 1), strict=True):
+        means, stds = (torch.tensor(v).view(1, -1, 1, 1) for v in channel_scaling(mean, std, channels))
+        answers.append(model((images.expand(-1, channels, -1, -1) - means) / stds))
+    assert describe_gray(mean, std, 3) is None
+    is_exact = torch.allclose(*answers, rtol=1e-6, atol=1e-9)
+    assert is_exact == (describe_gray(mean, std, 1) is None)
+
+
 @pytest.mark.slow
 def test_the_scale_of_the_input_is_found_on_images(lite0, photographs):
     misfits = {name: scale_misfit(lite0, photographs, *scale) for name, scale in SCALES.items()}
@@ -289,6 +305,8 @@ def test_the_scale_of_the_input_is_found_on_images(lite0, photographs):
     assert "WARNING" not in describe_scale(lite0, photographs, (0.5,), (0.5,))
     assert "WARNING: intensities in [-1, 1] fit better" in describe_scale(lite0, photographs, (0.0,), (1 / 255,))
     assert "WARNING" in describe_scale(lite0, photographs, (0.0,), (1.0,))
+    lines = describe_scale(lite0, photographs, (0.0,), (1.0,)).splitlines()[1:]
+    assert [line.split("  ", 1)[1].split("  ")[-1] for line in lines] == sorted(misfits, key=misfits.get)
     assert describe_scale(build_model("vgg11", 2, 3), photographs[:, :, :64, :64], (0.5,), (0.5,)) is None
 
 

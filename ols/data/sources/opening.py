@@ -11,7 +11,8 @@ import numpy as np
 from ols.data.options import SourceOptions, SplitOptions
 from ols.data.sources.folder import ImageFolder
 from ols.data.sources.medmnist import MedMNIST
-from ols.data.sources.pack import MANIFEST, PLAN, open_pack
+from ols.data.sources.pack import MANIFEST, PLAN, TABLE, open_pack
+from ols.data.sources.packed_table import PackedTable
 from ols.data.sources.protocol import SPLITS, ImageSource, Split
 from ols.data.sources.radimagenet import TREE, RadImageNet
 from ols.data.sources.table import Table
@@ -34,7 +35,7 @@ def find_form(root: str | Path) -> Form:
     if root.is_file() and root.suffix == ".csv":
         return "table"
     if (root / MANIFEST).is_file():
-        return "pack"
+        return "table" if (root / TABLE).is_file() else "pack"
     if (root / PLAN).is_file():
         raise FileNotFoundError(f"{root} is an unfinished pack: pack again, and it continues")
     if (root / TREE).is_dir() or (root.name == TREE and root.is_dir()):
@@ -120,9 +121,10 @@ def open_data(
     return DataSet(dict.fromkeys(SPLITS, table), pools, description)
 
 
-def open_table(options: SourceOptions, *, kind: str = "class", in_chans: int = 1) -> Table:
-    """Open a table of targets; raises what `Table` does."""
-    return Table(
+def open_table(options: SourceOptions, *, kind: str = "class", in_chans: int = 1) -> Table | PackedTable:
+    """Open a table of targets, in files or packed; raises what `Table` or `PackedTable` does."""
+    form = PackedTable if Path(options.root).is_dir() else Table
+    return form(
         options.root,
         kind=kind,
         targets=options.targets,

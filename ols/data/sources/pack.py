@@ -34,6 +34,8 @@ from ols.files import write_file
 FORMAT = 1
 MANIFEST, STAMP = "manifest.json", "verified.json"
 PLAN = "plan.json"  # of an unfinished pack
+TABLE, MASKS = "table.csv", "masks"  # of a packed table of targets, see `ols.data.sources.packed_table`
+WHOLE = "all"  # its one split
 HEADER_BYTES = 128
 CHUNK_BYTES = 1 << 24
 WILLNEED = getattr(mmap, "MADV_WILLNEED", None)  # Windows has none
@@ -58,7 +60,7 @@ class Pack:
         in_chans: 1 for grayscale, 3 for RGB.
     """
 
-    def __init__(self, root: Path, split: Split, manifest: dict[str, Any]):
+    def __init__(self, root: Path, split: str, manifest: dict[str, Any]):
         self.root = root
         self.classes: list[str] = manifest["classes"]
         self.groups: list[str] = manifest["groups"]
@@ -172,6 +174,8 @@ def open_pack(root: str | Path) -> dict[Split, Pack]:
     """
     root = Path(root)
     manifest = load_manifest(root)
+    if "table" in manifest:
+        raise FileNotFoundError(f"{root} is a packed table of targets whose {TABLE} is missing: pack again")
     verify_pack(root, manifest, trust_stamp=True)
     return {split: Pack(root, split, manifest) for split in manifest["splits"]}
 

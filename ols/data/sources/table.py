@@ -5,15 +5,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ols.data.sources.csv_rows import CsvRow, image_name, read_csv
 from ols.data.sources.files import ImageFiles, open_image, orientation, upright
-
-FILENAME, PATIENT, MASK = "filename", "patient", "mask"  # columns
-KINDS = ("class", "multilabel", "regression", "mask")
-LABEL_CELLS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "": np.nan}  # an empty one is unknown
+from ols.data.sources.table_rows import TableRows
 
 
-class Table(ImageFiles):
+class Table(TableRows, ImageFiles):
     """Images and targets of a CSV; which of them are trained on, a split file says (`ols.data.splits`).
 
     Each row has an image, `filename`, relative to the folder of the CSV. Target columns hold, as `kind` says: names of
@@ -56,37 +52,12 @@ class Table(ImageFiles):
         side: list[str] | None = None,
         in_chans: int = 1,
     ):
-        self.path, self.kind = Path(path), kind
-        self._check_columns(targets)
-        mask = mask or MASK
-        columns = list(targets or []) if kind != "mask" else [mask]
-        needed = [FILENAME, *columns, *([patient] if patient else []), *(side or [])]
-        rows = list(read_csv(self.path, needed))
-        if not rows:
-            raise ValueError(f"{self.path} has a header but no rows")
-        self._lines = np.array([row.line for row in rows])
-        names = [image_name(self.path, row.line, row.cells[FILENAME]) for row in rows]
-        self._check_names(names)
-        patient = patient or PATIENT
-        self.has_patients = patient in rows[0].cells
-        self.attributes = {
-            name: np.array([row.cells[name] for row in rows])
-            for name in rows[0].cells
-            if name not in {FILENAME, mask, *columns}  # a side column stays an attribute
-        }
-        if self.has_patients:
-            self._patients = self.attributes[patient]
-            self._refuse(self._patients == "", f"{patient} is empty: every image needs a patient, or none does")
-        self.side = np.stack([self._read_side(name) for name in side], axis=1) if side else None
-        values, self.classes = self._read_targets(rows, columns, targets)
-        self.groups = [self.path.stem] * len(self.classes)
-        super().__init__(self.path.parent, names, values, in_chans=in_chans)
-        self._refuse_missing(names, "image")
+        TableRows.__init__(self, path, kind=kind, targets=targets, patient=patient, mask=mask, side=side)
+        ImageFiles.__init__(self, self.path.parent, self.names, self.targets, in_chans=in_chans)
+        self._refuse_missing(self.names, "image")
         if kind == "mask":
-            masks = [image_name(self.path, row.line, row.cells[mask]) for row in rows]
-            self._refuse(np.array([not name for name in masks]), f"{mask} is empty: an empty mask is an image of zeros")
-            self._refuse_missing(masks, "mask")
-            self._masks = np.array([name.encode() for name in masks])
+            self._refuse_missing(self.masks, "mask")
+            self._masks = np.array([name.encode() for name in self.masks])
             for index in range(len(self)):
                 self._check_mask(index)
 
@@ -95,9 +66,9 @@ class Table(ImageFiles):
         masks = "" if self.kind != "mask" else f" and {self._content_of(lambda index: self._masks[index].decode())}"
         return super().content() + masks
 
-    def sample_group(self, index: int) -> str:
-        """Return the patient of a sample; where none is known, the sample itself."""
-        return str(self._patients[index]) if self.has_patients else self.sample_id(index)
+    def has_foreground(self, index: int) -> bool:
+        """Return whether the mask of an image is not empty."""
+        return bool(np.asarray(self.mask(index)).any())
 
     def mask(self, index: int) -> Image.Image:
         """Return the classes of an image's pixels, of mode L and of its size.
@@ -117,85 +88,10 @@ class Table(ImageFiles):
         except Exception as error:  # decoders of many formats, each with errors of its own
             raise ValueError(f"{self._where(index)}: cannot read {path}: {error}") from error
 
-    def _check_columns(self, targets: list[str] | None) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
-        count = len(targets or [])
-        if len(set(targets or [])) < count:
-            raise ValueError(f"targets names a column twice: {', '.join(targets or [])}")
-        if (self.kind in ("class", "regression") and count != 1) or (self.kind == "multilabel" and not count):
-            wanted = "one or more columns" if self.kind == "multilabel" else "one column"
-            raise ValueError(f"{self.path}: say by targets which {wanted} to predict, got {targets or 'none'}")
-
-    def _check_names(self, names: list[str]) -> None:
-        first: dict[str, int] = {}
-        for index, name in enumerate(names):
-            if not name:
-                raise ValueError(f"{self._where(index)}: {FILENAME} is empty")
-            if first.setdefault(name, index) != index:
-                raise ValueError(f"{self._where(index)}: {name} stands in line {self._lines[first[name]]}, too")
-
-    def _read_targets(
-        self, rows: list[CsvRow], columns: list[str], names: list[str] | None
-    ) -> tuple[np.ndarray, list[str]]:
-        """Return targets and classes."""
-        if self.kind == "mask":
-            return np.zeros(len(rows), np.int64), list(names or ["foreground"])
-        if self.kind == "class":
-            cells = np.array([row.cells[columns[0]] for row in rows])
-            self._refuse(cells == "", f"{columns[0]} is empty: leave out images whose class is unknown")
-            classes = sorted(set(cells.tolist()), key=_by_number)
-            class_of = {name: index for index, name in enumerate(classes)}
-            return np.array([class_of[cell] for cell in cells.tolist()], np.int64), classes
-        parsed = np.empty((len(rows), len(columns)), np.float32)
-        for index, row in enumerate(rows):
-            for position, column in enumerate(columns):
-                try:
-                    parsed[index, position] = self._parse(row.cells[column])
-                except ValueError as error:
-                    raise ValueError(f"{self._where(index)}: {column} {row.cells[column]!r} {error}") from None
-        return (parsed if self.kind == "multilabel" else parsed[:, 0]), columns
-
-    def _parse(self, cell: str) -> float:
-        if self.kind == "multilabel":
-            if cell not in LABEL_CELLS:
-                raise ValueError("is no label: 0, 1, or nothing for unknown")
-            return LABEL_CELLS[cell]
-        return self._parse_number(cell)
-
-    @staticmethod
-    def _parse_number(cell: str) -> float:
-        try:
-            number = float(cell)
-        except ValueError:
-            number = np.nan
-        if not np.isfinite(number):
-            raise ValueError("is no number")
-        return number
-
-    def _read_side(self, column: str) -> np.ndarray:
-        cells = self.attributes[column]
-        self._refuse(cells == "", f"{column} is empty: the head needs it of every image")
-        words = np.unique(cells)
-        if len(words) == 2:
-            return (cells == words[1]).astype(np.float32)
-        for index, cell in enumerate(cells.tolist()):
-            try:
-                self._parse_number(cell)
-            except ValueError as error:
-                raise ValueError(
-                    f"{self._where(index)}: {column} {cell!r} {error}, and there are not two words"
-                ) from None
-        return cells.astype(np.float32)
-
     def _refuse_missing(self, names: list[str], what: str) -> None:
         for index, name in enumerate(names):
             if not (self.root / name).exists():
                 raise FileNotFoundError(f"{self._where(index)}: no such {what}: {self.root / name}")
-
-    def _refuse(self, faulty: np.ndarray, message: str) -> None:
-        if faulty.any():
-            raise ValueError(f"{self._where(int(faulty.argmax()))}: {message}")
 
     def _check_mask(self, index: int) -> None:
         """Compare the size of a mask with that of its image: only headers are read."""
@@ -209,12 +105,3 @@ class Table(ImageFiles):
         if sizes[0] != sizes[1]:
             wanted, found = (f"{width} x {height}" for width, height in sizes)
             raise ValueError(f"{self._where(index)}: the mask is {found} pixels, its image {wanted}")
-
-    def _where(self, index: int) -> str:
-        return f"{self.path}, line {self._lines[index]}"
-
-
-def _by_number(name: str) -> tuple[bool, float, str]:
-    """Sort numbers by size, before names in their order."""
-    is_number = name.lstrip("-").isdecimal()
-    return not is_number, float(name) if is_number else 0.0, name
