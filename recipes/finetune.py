@@ -71,7 +71,9 @@ def main(config: FinetuneConfig) -> None:
 
 def train(config: Config, accelerator: "Accelerator") -> None:
     """Run one configuration, unless its predictions are there already, and keep what it predicts of the test split."""
+    from ols.data.transforms import Preprocessing
     from ols.evaluation.evaluate import predict
+    from ols.evaluation.mask_overlays import write_mask_overlays
     from ols.evaluation.predictions import save_predictions
     from ols.files import file_checksum
     from ols.runs.environment import environment_record
@@ -95,6 +97,16 @@ def train(config: Config, accelerator: "Accelerator") -> None:
                     folder.predictions(split),
                     replace(predictions, conditions={**conditions, "split": split, "weights": weights}),
                 )
+                if task.dense:
+                    write_mask_overlays(
+                        folder.path,
+                        split,
+                        predictions,
+                        task,
+                        source=loader.source,
+                        preprocessing=Preprocessing.from_options(config.data),
+                        images_seen=config.train.epochs * loaders.train.num_samples,
+                    )
         accelerator.wait_for_everyone()
     accelerator.free_memory()
 

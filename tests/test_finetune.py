@@ -10,6 +10,7 @@ import torch
 from conftest import accelerate_begins_anew, figures_as_a_pixel
 from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ols.command_line import parse_config
 from ols.config import Config, DataConfig, FinetuneConfig
@@ -153,6 +154,8 @@ def test_masks_are_found_with_online_label_smoothing(finetune):
     summary = read_record(run / "summary.json")
     assert summary["measure"] == "dice"
     assert 0 <= summary["none"]["together"]["value"] <= 1
+    events = EventAccumulator(str(run), size_guidance={"images": 0}).Reload()
+    assert {"val/masks_worst", "val/masks_best", "test/masks_worst", "test/masks_best"} <= set(events.Tags()["images"])
 
 
 @pytest.mark.slow

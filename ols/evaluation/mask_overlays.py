@@ -1,0 +1,51 @@
+"""The worst and the best masks that a model found, outlined on their images, for TensorBoard."""
+
+from pathlib import Path
+
+import numpy as np
+from torch.utils.tensorboard import SummaryWriter
+
+from ols.data.sources.protocol import ImageSource
+from ols.data.transforms import EvalTransform, Preprocessing
+from ols.evaluation.evaluate import measure
+from ols.evaluation.predictions import Predictions
+from ols.figures import outlined
+from ols.tasks.task import Task
+
+IMAGES_SHOWN = 6
+SIDE = 256  # pixels
+
+
+def write_mask_overlays(
+    folder: Path,
+    prefix: str,
+    predictions: Predictions,
+    task: Task,
+    *,
+    source: ImageSource,
+    preprocessing: Preprocessing,
+    images_seen: int,
+) -> None:
+    """Add images `<prefix>/masks_worst` and `<prefix>/masks_best`: green is the mask, orange what is found.
+
+    Args:
+        folder: Folder of the run.
+        prefix: Name of the split.
+        predictions: Predictions of its images; those without a mask, which have no Dice, are left out.
+        task: A segmentation task.
+        source: The data set that the predictions index.
+        preprocessing: How the model sees an image.
+        images_seen: Place on the x-axis.
+    """
+    dice = measure(predictions, task).tables["overlaps"].numpy()[:, 0]
+    ordered = [i for i in np.argsort(dice, kind="stable").tolist() if not np.isnan(dice[i])]
+    seen = EvalTransform(preprocessing)
+    with SummaryWriter(str(folder), filename_suffix=f".masks_{prefix}") as writer:
+        for name, chosen in (("worst", ordered[:IMAGES_SHOWN]), ("best", ordered[::-1][:IMAGES_SHOWN])):
+            pictures = []
+            for i in chosen:
+                image = seen(source.read(int(predictions.indices[i])), np.array([0.5, 0.5, 1.0]))
+                found = (predictions.logits[i].argmax(dim=0) > 0).numpy()
+                pictures.append(np.asarray(outlined(image, (predictions.targets[i] > 0).numpy(), found, side=SIDE)))
+            if pictures:
+                writer.add_images(f"{prefix}/masks_{name}", np.stack(pictures), images_seen, dataformats="NHWC")
