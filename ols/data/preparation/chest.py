@@ -34,7 +34,8 @@ def prepare_nih(folder: str | Path) -> Prepared:
     prepared = Prepared(
         folder, licence="NIH Clinical Center, Wang et al. 2017; free to use, with a link to the NIH and the citation."
     )
-    split_of = {}
+    split_of: dict[str, str] = {}
+    file_of: dict[str, str] = {}
     for name, split in (("train_val_list.txt", "train"), ("test_list.txt", "test")):
         for path in prepared.folder.rglob(name):
             split_of |= dict.fromkeys(path.read_text(encoding="utf-8").split(), split)
@@ -63,22 +64,22 @@ def prepare_nih(folder: str | Path) -> Prepared:
                 "follow_up": row.cells.get("Follow-up #", ""),
             }
             prepared.add(file, cells | ({"given_split": split_of[name]} if split_of else {}))
-    _add_nih_boxes(prepared)
+            file_of[name] = file
+    _add_nih_boxes(prepared, file_of)
     prepared.note("Findings were read from reports by a program, not from the images.")
     return prepared
 
 
-def _add_nih_boxes(prepared: Prepared) -> None:
+def _add_nih_boxes(prepared: Prepared, file_of: dict[str, str]) -> None:
     try:
         path = find_list(prepared.folder, "BBox_List_2017*.csv")
     except FileNotFoundError:
         prepared.note("BBox_List_2017.csv is not there: no boxes.")
         return
-    file_of = {file.rsplit("/", 1)[-1]: file for file in prepared.rows}
     for row in read_csv(path, ["Image Index", "Finding Label", "Bbox [x", "y", "w", "h]"]):
         name, finding = row.cells["Image Index"], row.cells["Finding Label"]
         finding = "Infiltration" if finding == "Infiltrate" else finding
-        if name not in file_of:
+        if file_of.get(name) not in prepared.rows:
             prepared.leave_out(f"{finding} box of {name}", "its image is not in the table")
             continue
         try:

@@ -50,7 +50,8 @@ def _case(number, grade, marks):
 
 
 def test_thyroid_cases_have_both_definitions_of_malignant_and_their_outlines(tmp_path):
-    square = '[{"points": [{"x": 1, "y": 1}, {"x": 3, "y": 1}, {"x": 3, "y": 2}, {"x": 1, "y": 2}], "regionType": "freehand"}]'
+    points = '[{"x": 1, "y": 1}, {"x": 3, "y": 1}, {"x": 3, "y": 2}, {"x": 1, "y": 2}]'
+    square = f'[{{"points": {points}, "annotation": {{}}, "regionType": "freehand"}}]'
     cases = {"1": ("3", square), "2": ("4a", square), "3": ("4b", square), "4": ("5", square[:40]), "5": ("", square)}
     for number, (grade, svg) in cases.items():
         write_lines(tmp_path / f"{number}.xml", _case(number, grade, [(1, svg)]))
