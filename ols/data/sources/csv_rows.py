@@ -79,7 +79,7 @@ def _check_header(path: Path, header: list[str], columns: Sequence[str]) -> None
             others = [mark for mark in OTHER_DELIMITERS if len(header) == 1 and mark in header[0]]
             hint = f"; separate columns by commas, not by {others[0]!r}" if others else ""
             raise ValueError(f"{path}, line 1: column {column!r} is missing; the header has {found}{hint}")
-    twice = [name for name in header if header.count(name) > 1]
+    twice = [name for name in header if name and header.count(name) > 1]  # NIH's lists end in commas
     if twice:
         raise ValueError(f"{path}, line 1: column {twice[0]!r} is there twice")
 

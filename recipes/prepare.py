@@ -1,0 +1,59 @@
+"""Make a table of targets of the official download of a public set, with what was left out and why.
+
+python recipes/prepare.py busi data/Dataset_BUSI_with_GT
+
+The folder receives `targets.csv`, `prepared.md` and, where there is something in them, `left_out.csv`, `boxes.csv` and
+the folder `prepared`; what was downloaded stays as it is.
+"""
+
+import csv
+import io
+
+from jsonargparse import ArgumentParser
+
+from ols.command_line import one_line_errors
+from ols.data.preparation.prepared import Prepared
+from ols.data.preparation.sets import SETS
+from ols.files import write_file
+
+
+def _name_near_copies(prepared: Prepared) -> str:
+    from ols.audit.copies import near_copies  # here, so that --help answers at once
+
+    names = sorted(prepared.rows)
+    copies = near_copies(prepared.folder, names, log=prepared.make_path("near_copies.scan.jsonl"))
+    pairs = [(names[first], names[second], f"{correlation:.4f}") for first, second, correlation in copies]
+    path = prepared.folder / "near_copies.csv"
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([("first", "second", "correlation"), *pairs])
+    write_file(path, text.getvalue())
+    return f"{len(pairs):,} pairs of near-copies, named in {path}; `recipes/split.py --join_copies` keeps them together"
+
+
+def main() -> None:
+    """Read the command line, prepare the set, and say what is in it."""
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subcommands(dest="set")
+    for name, prepare in SETS.items():
+        command = ArgumentParser(description=(prepare.__doc__ or name).splitlines()[0])
+        command.add_argument("folder", type=str, help="where the download was unpacked")
+        command.add_function_arguments(prepare, skip={"folder"})
+        command.add_argument(
+            "--near_copies",
+            action="store_true",
+            help="look for nearly the same pictures, as the audit does, and write their names into near_copies.csv",
+        )
+        commands.add_subcommand(name, command)
+    arguments = parser.parse_args()
+    options = arguments[arguments.set].as_dict()
+    with_copies = options.pop("near_copies")
+    with one_line_errors():
+        prepared = SETS[arguments.set](options.pop("folder"), **options)
+        print(prepared.write())
+        if with_copies:
+            print(_name_near_copies(prepared))
+        print(f"{prepared.folder / 'targets.csv'}: name it with --data.root")
+
+
+if __name__ == "__main__":
+    main()
