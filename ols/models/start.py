@@ -22,6 +22,7 @@ from ols.models.published import (
     read_torch,
     recognise,
 )
+from ols.models.published_files import find_published
 from ols.models.variant import Variant, apply_variant
 
 Channels = tuple[float, ...]
@@ -65,15 +66,17 @@ def start_from_file(model: nn.Module, kind: str, path: Path) -> str:
     Args:
         model: timm's, not wrapped, for 1 or 3 channels.
         kind: A name of `KINDS`.
-        path: The file.
+        path: The file, or a folder that holds the published files of several networks, see `find_published`.
 
     Returns:
         A line that says what was loaded, how much of the network that is, and the file's SHA-256.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: There is no such file, or none of this network.
         ValueError: It is of another form or architecture, or does not hold every tensor of the trunk.
     """
+    if path.is_dir():
+        path = find_published(path, architecture(model) or type(model).__name__)
     if not path.is_file():
         raise FileNotFoundError(f"no such file of weights: {path}")
     try:

@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,9 +32,8 @@ def estimate(file: Path, runs: Sequence[Run], *, parallel: int) -> str:
         return "all runs are complete"
     measured = _read_seconds(file, parallel)
     lines = []
-    for kind in dict.fromkeys(map(kind_of, left)):
+    for kind, count in Counter(map(kind_of, left)).items():
         seconds = measured.get(kind)
-        count = sum(kind_of(run) == kind for run in left)
         if not seconds:
             lines.append(f"{kind}: {count} runs left, time not known: none measured {parallel} at a time")
             continue
