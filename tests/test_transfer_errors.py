@@ -30,6 +30,8 @@ from ols.runs.export import export_model, run_normalization
 from ols.runs.run_model import build_run_model
 from ols.tasks import build_task
 
+pytestmark = pytest.mark.slow
+
 STUDY = yaml.safe_load(errors.STUDY.read_text())
 
 
