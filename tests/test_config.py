@@ -12,7 +12,9 @@ from ols.losses import OnlineLabelSmoothing, build_loss
 
 CONFIG_FOLDER = Path(__file__).parents[1] / "recipes" / "configs"
 OF_OTHER_RECIPES = {"sweeps", "finetune", "probe", "studies"}
-CONFIGS = sorted(path for path in CONFIG_FOLDER.rglob("*.yaml") if path.parent.name not in OF_OTHER_RECIPES)
+CONFIGS = sorted(
+    path for path in CONFIG_FOLDER.rglob("*.yaml") if OF_OTHER_RECIPES.isdisjoint(path.relative_to(CONFIG_FOLDER).parts)
+)
 QUICKSTART = CONFIG_FOLDER / "quickstart.yaml"
 
 

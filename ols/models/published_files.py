@@ -31,10 +31,9 @@ def find_published(folder: Path, name: str) -> Path:
         ValueError: Several are.
     """
     weights = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix.lower() in SUFFIXES)
-    named = PUBLISHED_NAMES.get(name, (_letters_and_digits(name),))
-    found = [
-        path for path in weights if any(re.search(rf"{own}(?!\d)", _letters_and_digits(path.name)) for own in named)
-    ]
+    named = PUBLISHED_NAMES.get(name, (re.sub(r"[^a-z0-9]", "", name.lower()),))
+    pattern = "|".join(rf"{'[^a-z0-9]*'.join(own)}(?!\d)" for own in named)
+    found = [path for path in weights if re.search(pattern, path.name.lower())]
     if not found:
         there = ", ".join(path.name for path in weights) or "no weights"
         raise FileNotFoundError(
@@ -44,7 +43,3 @@ def find_published(folder: Path, name: str) -> Path:
         there = ", ".join(path.name for path in found)
         raise ValueError(f"{folder} has several files of weights of {name}: {there}; name one of them")
     return found[0]
-
-
-def _letters_and_digits(text: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", text.lower())

@@ -1,41 +1,95 @@
-"""The files of six published studies, at full size and in small."""
+"""The studies that come with the package: their cells, by pencil, and whether each can be run as it stands."""
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
+import yaml
 
-from recipes.sweep import parse_study
+from ols.studies.grid import Study, list_cells, plan_runs
+from ols.tasks import find_task
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "configs" / "studies"
-CELLS = {  # by pencil, from the papers' axes
-    "mei2022": 24 * 8 * 2 * 5,
+CELLS = {
+    "mei2022": 4 * (2 + 2 + 2) * 8 * 2 * 5,
+    "mei2022_mini": (2 + 2 + 2) * 2 * 3 * 2,
     "frees2025": 3 * 2 * 4 * 4 * 2 * 2 * 5 * 2,
-    "source_matters2024": 2 * 3 * 3 * 6 * 5,
-    "revisiting2023": 7 * 3 * 2 * 5,
-    "chextransfer2021": 16 * 2 + 7 * 2,
-    "radiologynet2025": 10 * 3 * 5 * 4 * 4 * 5,
-    "mei2022_mini": 6 * 2 * 3 * 2,
     "frees2025_mini": 2 * 4 * 3 * 2 * 2,
+    "source_matters2024": 2 * 3 * 3 * 6 * 5,
     "source_matters2024_mini": 3 * 2 * 3 * 3,
+    "revisiting2023": 7 * 3 * 2 * 5,
     "revisiting2023_mini": 2 * 3 * 2 * 5,
+    "chextransfer2021": 16 * 2 + 7 * 2,
     "chextransfer2021_mini": (3 * 2 + 2) * 5,
+    "radiologynet2025": 10 * 3 * 5 * 4 * 4 * 5,
     "radiologynet2025_mini": 3 * 3 * 2 * 3,
 }
+MIXED_TASKS = "radiologynet2025"  # each of its cells is read by itself: planned for a part of its values
 
 
-def test_every_study_file_is_counted_here():
+def _study(name: str, **axes) -> Study:
+    values = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
+    values["axes"] |= axes
+    return Study(**values)
+
+
+def test_every_study_has_a_small_one_beside_it():
     assert {path.stem for path in FOLDER.glob("*.yaml")} - {"errors"} == set(CELLS)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_study_has_the_cells_that_its_header_computes(name):
+    header = (FOLDER / f"{name}.yaml").read_text().split("folder:")[0]
+    stated = re.search(r"# Cells: +([\d,]+) = ([^.]+)\.", header)
+    study = _study(name)
+    assert study.recipe == "finetune"
+    assert len(list_cells(study.list_axes(), study.where)) == CELLS[name] == int(stated[1].replace(",", ""))
+    for part in ["Command", "Result"] + (
+        [] if name.endswith("mini") else ["Paper", "Question", "Differs", "GPU-hours"]
+    ):
+        assert f"# {part}:" in header
+
+
+def test_each_net_of_mei_has_six_of_the_24_scenarios():
+    study = _study("mei2022", target={"one": {}}, source={"one": {}}, fold=[0])
+    found = Counter(
+        tuple(cell.labels[axis] for axis in ("freeze", "lr")) for cell in list_cells(study.list_axes(), study.where)
+    )
+    assert found == dict.fromkeys(
+        [
+            ("all", "0.01"),
+            ("all", "0.001"),
+            ("top10", "0.01"),
+            ("top10", "0.001"),
+            ("none", "0.001"),
+            ("none", "0.0001"),
+        ],
+        4,
+    )
+
+
+def test_only_whole_nets_start_from_none_in_chextransfer():
+    study = _study("chextransfer2021")
+    fresh = [cell for cell in list_cells(study.list_axes(), study.where) if cell.labels["source"] == "none"]
+    assert len(fresh) == 16
+    assert not any("model.truncate_after" in cell.config for cell in fresh)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CELLS)
-def test_a_study_of_a_paper_plans_its_cells_and_says_so(name):
-    path = FOLDER / f"{name}.yaml"
-    study, runs, _ = parse_study([str(path), "--dry_run"])
-    assert study.recipe == "finetune"
-    assert len(runs) == CELLS[name]
-    assert len({run.run_dir for run in runs}) == len(runs)
-    (said,) = re.findall(r"^# Cells: +([\d,]+) = ", path.read_text(), re.MULTILINE)
-    assert int(said.replace(",", "")) == len(runs)
-    assert "not yet run" in path.read_text()
+def test_a_study_is_planned_and_its_cells_have_the_values_of_their_labels(name):
+    cut = {"lr": ["1e-3"], "seed": [0], "share": [0.25]} if name == MIXED_TASKS else {}
+    study = _study(name, **cut)
+    runs = plan_runs(study, FOLDER / f"{name}.yaml")
+    assert len(runs) == (CELLS[name] // (4 * 5 * 4) if cut else CELLS[name])
+    for run in runs:
+        config = run.config
+        made = Path("runs", name, "folds") if name.endswith("mini") else Path(config.data.root).parent
+        assert Path(config.split.file).parent == made
+        assert config.optim.peak_lr == config.optim.min_lr or "frees" in name or "radiologynet" in name
+        assert config.train.select_by in find_task(config.task).selects
+        if "fold" in run.cell.labels:
+            assert config.split.fold == int(run.cell.labels["fold"])
+        if "share" in run.cell.labels:
+            assert config.split.share == float(run.cell.labels["share"])
