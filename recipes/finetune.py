@@ -95,7 +95,10 @@ def train(config: Config, accelerator: "Accelerator") -> None:
                 conditions = environment_record(accelerator.device, accelerator.num_processes, 0)
                 save_predictions(
                     folder.predictions(split),
-                    replace(predictions, conditions={**conditions, "split": split, "weights": weights}),
+                    replace(
+                        predictions,
+                        conditions={**conditions, "data": config.data.root, "split": split, "weights": weights},
+                    ),
                 )
                 if task.dense:
                     write_mask_overlays(
