@@ -48,7 +48,7 @@ def main(config: FinetuneConfig) -> None:
 
     # Data and folds
     if accelerator.is_main_process and config.data.phantoms:
-        from ols.phantoms.targets import LesionConfig, write_lesion_phantoms  # and seconds, too
+        from ols.phantoms.targets import LesionConfig, write_lesion_phantoms
 
         write_lesion_phantoms(Path(config.data.root).parent, LesionConfig(seed=config.phantoms.seed))
     accelerator.wait_for_everyone()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -76,8 +77,15 @@ def write_pack(
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     output = Path(output)
-    writer = ShardWriter(sources, output, size=size, aspect=aspect, skip=unreadable == "skip", images=shard_images)
-    writer.nearest = resampling == "nearest"
+    writer = ShardWriter(
+        sources,
+        output,
+        size=size,
+        aspect=aspect,
+        skip=unreadable == "skip",
+        images=shard_images,
+        resample=NEAREST if resampling == "nearest" else BILINEAR,
+    )
     in_chans, image_bytes = _sample(writer)
     columns: dict[str, dict[str, list]] = {
         split: {"ids": [source.sample_id(i) for i in range(len(source))], "targets": source.targets.tolist()}
@@ -152,11 +160,11 @@ class ShardWriter(Dataset[int | Exception]):
         aspect: Aspect,
         skip: bool,
         images: int,
+        resample: Image.Resampling = BILINEAR,
     ):
         self.sources: dict[str, ImageSource] = dict(sources.items())
         self.output, self.size, self.aspect, self.skip = output, size, aspect, skip
-        self.nearest = False
-        self.images = images
+        self.images, self.resample = images, resample
         self.total = sum(len(source) for source in sources.values())
 
     def __len__(self) -> int:
@@ -206,7 +214,7 @@ class ShardWriter(Dataset[int | Exception]):
             if self.skip and split == "train":
                 return None
             raise
-        return to_array(fit(image, self.size, self.aspect, resample=NEAREST if self.nearest else BILINEAR))
+        return to_array(fit(image, self.size, self.aspect, resample=self.resample))
 
     def __getitem__(self, shard: int) -> int | Exception:
         """Write a shard; return its number, or the error, which is thus raised where it is read, and as it is."""
