@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import time
 import uuid
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -164,8 +165,17 @@ def _take(file: IO[str], folder: Path) -> None:
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
+        raise RuntimeError(f"another process uses {folder}: {_read_holder(file)}") from None
+
+
+def _read_holder(file: IO[str]) -> str:
+    """Return what the process that holds a lock says of itself; it may have taken it only just now."""
+    for _ in range(40):
         file.seek(0)
-        raise RuntimeError(f"another process uses {folder}: {file.read().strip()}") from None
+        if line := file.read().strip():
+            return line
+        time.sleep(0.05)
+    return "a process that has not written its name"
 
 
 def _is_still_there(file: IO[str], lock: Path) -> bool:

@@ -7,7 +7,7 @@ import yaml
 
 from ols.config import Config
 from ols.files import DamagedFileError
-from ols.runs.folder import RunFolder, claim
+from ols.runs.folder import RunFolder, claim, locked
 
 CONFIG = Config(seed=3, loss={"name": "ols", "hard_weight": 0.3}).resolve()
 
@@ -104,3 +104,20 @@ def test_a_folder_is_one_process_s_as_long_as_it_lives(begun):
     with claim(begun.path, CONFIG, "auto"):
         pass
     assert [path.name for path in begun.path.parent.iterdir()] == ["run.1"]
+
+
+def test_a_refusal_waits_for_the_name_of_a_process_that_has_only_just_locked_the_folder(tmp_path):
+    code = (
+        "import fcntl, sys, time\nfile = open(sys.argv[1], 'a+')\nfcntl.lockf(file, fcntl.LOCK_EX)\n"
+        "print('locked', flush=True); time.sleep(0.3)\n"
+        "print('process 7 on there', file=file, flush=True); time.sleep(100)"
+    )
+    lock = tmp_path / ".run.lock"
+    with subprocess.Popen([sys.executable, "-c", code, lock], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "locked\n"
+        with (
+            pytest.raises(RuntimeError, match=f"another process uses {tmp_path / 'run'}: process 7 on there$"),
+            locked(lock, tmp_path / "run"),
+        ):
+            pass
+        other.kill()
