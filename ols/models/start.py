@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ols.models.build import architecture
 from ols.models.head import find_head, first_convolution_names, head_parameter_names
 from ols.models.options import IMAGENET
+from ols.models.origin import note_origin
 from ols.models.published import (
     COUNTER,
     keras_variant,
@@ -61,7 +62,7 @@ KINDS = {
 
 
 def start_from_file(model: nn.Module, kind: str, path: Path) -> str:
-    """Load published weights into timm's network, and change it into the variant that they are of.
+    """Load published weights into timm's network, change it into the variant that they are of, and note its origin.
 
     Args:
         model: timm's, not wrapped, for 1 or 3 channels.
@@ -93,10 +94,16 @@ def start_from_file(model: nn.Module, kind: str, path: Path) -> str:
     apply_variant(model, variant)
     head = set(head_parameter_names(model))
     of_trunk = sum(p.numel() for name, p in model.named_parameters() if name not in head)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     changed = "" if variant == Variant() else f"; {variant}"
-    return f"{line}; every one of {of_trunk:,} parameters of the trunk{changed}; sha256 {digest}"
+    line += f"; every one of {of_trunk:,} parameters of the trunk{changed}; sha256 {sha256(path)}"
+    note_origin(model, [line])
+    return line
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_into(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> str:

@@ -61,9 +61,10 @@ def load_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def load_variant(folder: Path) -> Variant:
-    """Return what the network of an intact checkpoint differs in from timm's."""
-    return Variant(**load_state(folder)["variant"])
+def load_notes(folder: Path) -> tuple[Variant, list[str]]:
+    """Return what the network of an intact checkpoint differs in from timm's, and where its first weights come from."""
+    state = load_state(folder)
+    return Variant(**state["variant"]), state["origin"]
 
 
 def load_tensors(folder: Path, part: str) -> dict[str, Tensor]:

@@ -19,12 +19,14 @@ from ols.models.build import architecture, model_arguments
 from ols.models.decoder import UNet, trunk
 from ols.models.head import find_head
 from ols.models.options import FRESH, RUN, parse_start
+from ols.models.origin import note_origin, origin_of
 from ols.models.shape import is_timms_shape, restore_shape, shape_record
-from ols.models.start import HALF, KINDS, load_into, pretrained_normalization, start_from_file
+from ols.models.start import HALF, KINDS, load_into, pretrained_normalization, sha256, start_from_file
 from ols.models.variant import Variant, apply_variant, variant_of
 from ols.runs.folder import RunFolder
 
 FORMAT = 1
+WEIGHTS = "model.safetensors"
 DENSE = "unet:"  # before timm's name of the encoder
 NOT_TIMMS = "-variant-of-ols"  # behind timm's name of a network that computes otherwise
 
@@ -47,8 +49,8 @@ def export_model(
     builds.
 
     It is `model.safetensors` and `config.json`. What timm has no key for stands under `ols` in the JSON: task, groups,
-    the whole preprocessing, metrics, the variant, truncation and head. A network that timm's of the same name is not,
-    has a name that timm refuses: `load_export` alone builds it.
+    the whole preprocessing, metrics, the variant, where the weights come from, truncation and head. A
+    network that timm's of the same name is not, has a name that timm refuses: `load_export` alone builds it.
 
     Args:
         folder: Where to: complete or absent, and replaced if it is there.
@@ -91,6 +93,7 @@ def export_model(
             "format": FORMAT,
             "architecture": architecture,
             "variant": asdict(variant),
+            "origin": origin_of(model),
             "shape": shape,
             "task": task,
             "task_state": dict(task_state),
@@ -101,7 +104,7 @@ def export_model(
     }
     with written_aside(folder) as aside:
         aside.mkdir()
-        save_file(weights, aside / "model.safetensors", metadata={"format": "pt"})
+        save_file(weights, aside / WEIGHTS, metadata={"format": "pt"})
         (aside / "config.json").write_text(json.dumps(config, indent=2))
 
 
@@ -141,6 +144,7 @@ def load_export(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
             model = timm.create_model(name, **arguments)
         restore_shape(model, config["ols"]["shape"])
     apply_variant(trunk(model), Variant(**config["ols"]["variant"]))
+    note_origin(trunk(model), config["ols"]["origin"])
     try:
         model.load_state_dict(_load_weights(folder))
     except RuntimeError as error:
@@ -170,8 +174,9 @@ def start_from_export(model: nn.Module, folder: Path) -> str:
     weights = _load_weights(folder)
     if not find_head(model):  # of a model with a decoder, which needs neither the head nor what only the head sees
         weights = {name: value for name, value in weights.items() if name in model.state_dict()}
-    line = load_into(model, weights, str(folder))
+    line = f"{load_into(model, weights, str(folder))}; sha256 {sha256(folder / WEIGHTS)}"
     apply_variant(model, Variant(**described["variant"]))
+    note_origin(model, [line, *described["origin"]])
     return line
 
 
@@ -190,8 +195,13 @@ def start_model(model: nn.Module, start: str) -> str | None:
         ValueError: The weights are of another form or architecture.
     """
     kind, place = parse_start(start)
-    if place is None:
+    if kind == FRESH:
         return None
+    if place is None:
+        pretrained: Any = model.pretrained_cfg
+        line = f"start timm's weights {pretrained['architecture']}.{pretrained['tag']}"
+        note_origin(model, [line])
+        return line
     return start_from_export(model, Path(place)) if kind == RUN else start_from_file(model, kind, Path(place))
 
 
@@ -237,7 +247,7 @@ def run_normalization(config: Config) -> tuple[tuple[float, ...], tuple[float, .
 
 
 def _load_weights(folder: Path) -> dict[str, Tensor]:
-    path = folder / "model.safetensors"
+    path = folder / WEIGHTS
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: an export is its weights, and nothing else is read in their place")
     return load_file(path)

@@ -10,10 +10,11 @@ from ols.data.transforms import Preprocessing
 from ols.models.build import build_model
 from ols.models.decoder import trunk
 from ols.models.head import zero_head
+from ols.models.origin import note_origin
 from ols.models.scale import describe_gray, describe_scale
 from ols.models.shape import shape_model
 from ols.models.variant import apply_variant
-from ols.runs.checkpoint import load_variant
+from ols.runs.checkpoint import load_notes
 from ols.runs.export import start_model, start_normalization
 from ols.tasks.task import Task
 
@@ -55,12 +56,14 @@ def build_run_model(
         zero_head(model)
     lines = []
     if checkpoint is not None:
-        apply_variant(trunk(model), load_variant(checkpoint))
-    elif (started := start_model(trunk(model), config.model.start)) or pretrained:
+        variant, origin = load_notes(checkpoint)
+        apply_variant(trunk(model), variant)
+        note_origin(trunk(model), origin)
+    elif started := start_model(trunk(model), config.model.start):
         expected = Preprocessing.from_options(config.data)
         scale = describe_scale(model, images(), expected.mean, expected.std)
         gray = describe_gray(*start_normalization(config.model), config.data.in_chans)
-        lines += [line for line in (started or f"start timm's weights of {config.model.name}", gray, scale) if line]
+        lines += [line for line in (started, gray, scale) if line]
     if not task.dense:
         shaped = shape_model(model, task.num_outputs, truncate_after=config.model.truncate_after, head=config.head)
         if shaped and task.kind == "regression":

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from ols.data.sources.protocol import Split
 from ols.files import DamagedFileError, delete, read_record, write_record
 from ols.losses import Loss
+from ols.models.origin import origin_of
 from ols.models.variant import variant_of
 from ols.runs.checkpoint import (
     clean_checkpoints,
@@ -83,6 +84,7 @@ class RunCheckpoints:
             state = {
                 "identity": self.folder.identity,
                 "variant": asdict(variant_of(self.model)),
+                "origin": origin_of(self.model),
                 "progress": asdict(progress),
                 "optimizer": optimizer_rest,
                 "num_processes": accelerator.num_processes,

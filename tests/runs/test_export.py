@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from hashlib import sha256
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from ols.config import ModelConfig
 from ols.data.transforms import Preprocessing
 from ols.models.build import build_model
-from ols.runs.export import export_model, load_export, start_from_export, start_normalization
+from ols.models.origin import origin_of
+from ols.runs.export import export_model, load_export, start_from_export, start_model, start_normalization
 
 WITHOUT_OLS = """
 import sys, timm, torch
@@ -25,23 +27,23 @@ with torch.no_grad():
 """
 
 
+DESCRIPTION = {
+    "architecture": "test_resnet",
+    "classes": ["a", "b", "c"],
+    "groups": ["CT/x", "CT/x", "US"],
+    "preprocessing": Preprocessing(image_size=32, resize_size=40),
+    "metrics": {"test/top1": 0.5},
+    "task": "multiclass",
+}
+
+
 @pytest.fixture
 def exported(tmp_path):
     model = build_model("test_resnet", 3, 1)
     for buffer in model.buffers():
         if buffer.is_floating_point():
             buffer.add_(torch.rand(buffer.shape))
-    export_model(
-        tmp_path / "export",
-        model,
-        architecture="test_resnet",
-        classes=["a", "b", "c"],
-        groups=["CT/x", "CT/x", "US"],
-        preprocessing=Preprocessing(image_size=32, resize_size=40),
-        metrics={"test/top1": 0.5},
-        task="multiclass",
-        task_state={},
-    )
+    export_model(tmp_path / "export", model, **DESCRIPTION)
     return model.eval(), tmp_path
 
 
@@ -96,12 +98,31 @@ def test_a_model_starts_from_an_export_with_a_new_head_for_other_classes(exporte
     trained, folder = exported
     same, other = build_model("test_resnet", 3, 1).eval(), build_model("test_resnet", 5, 1)
     head = {name: value.clone() for name, value in other.state_dict().items() if name.startswith("fc.")}
-    assert start_from_export(same, folder) == f"start {len(trained.state_dict())} tensors of {folder / 'export'}"
+    line = start_from_export(same, folder)
+    assert line.startswith(f"start {len(trained.state_dict())} tensors of {folder / 'export'}; sha256 ")
     images = torch.randn(2, 1, 32, 32)
     assert torch.equal(same(images), trained(images))
-    assert start_from_export(other, folder / "export").endswith("; new: fc.weight, fc.bias")
+    assert "; new: fc.weight, fc.bias; sha256" in start_from_export(other, folder / "export")
     for name, value in other.state_dict().items():
         assert torch.equal(value, head[name] if name in head else trained.state_dict()[name]), name
+
+
+def test_an_export_says_where_its_weights_come_from_through_every_start(exported):
+    trained, folder = exported
+    save_file(trained.state_dict(), folder / "weights.safetensors")
+    sums = [sha256((folder / "weights.safetensors").read_bytes()).hexdigest()]
+    start = f"imagenet:{folder / 'weights.safetensors'}"
+    for number in range(2):
+        model = build_model("test_resnet", 3 + number, 1)
+        line = start_model(model, start)
+        export = folder / f"export{number}"
+        export_model(export, model, **DESCRIPTION | {"classes": list("abcd")[: 3 + number]})
+        assert line.endswith(f"; sha256 {sums[0]}")
+        assert [said.rpartition("sha256 ")[2] for said in load_export(export)[1]["ols"]["origin"]] == sums
+        assert origin_of(load_export(export)[0])[0] == line
+        sums.insert(0, sha256((export / "model.safetensors").read_bytes()).hexdigest())
+        start = f"run:{export}"
+    assert origin_of(build_model("test_resnet", 3, 1)) == ()
 
 
 def test_a_gray_image_gives_in_rgb_what_it_gave_before_and_back_again(exported):

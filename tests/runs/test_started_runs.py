@@ -8,6 +8,7 @@ import timm
 import torch
 
 from ols.runs.checkpoint import load_tensors
+from ols.runs.export import load_description
 from ols.runs.folder import RunFolder
 
 OPTIONS = ("--model.name=test_resnet", "--train.epochs=2")
@@ -30,10 +31,13 @@ def test_a_run_continues_when_its_source_is_gone(train):
     source = train("source", *OPTIONS)
     start = (*OPTIONS, f"--model.start=run:{source}", "--data.mean=null", "--data.std=null")
     run = train("run", *start)
+    origin = load_description(run / "export")["ols"]["origin"]
+    assert [line.partition(" tensors of ")[2].partition(";")[0] for line in origin] == [str(source / "export")]
     shutil.rmtree(run / "export")
     shutil.rmtree(source)
     train("run", *start)
     assert RunFolder(run).is_complete
+    assert load_description(run / "export")["ols"]["origin"] == origin
     with pytest.raises(FileNotFoundError, match="no export in"):
         train("another", *start)
 
