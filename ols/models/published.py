@@ -79,7 +79,7 @@ def read_keras(path: Path, model: nn.Module) -> Tensors:
             raise ValueError(f"{path} is not of {name}: there is no layer {layer}")
         tensors |= {f"{target}.{key}": value for key, value in _as_torch(values).items()}
     if left := [layer for layer, values in layers.items() if values and not _is_head(values)]:
-        raise ValueError(f"{path} is not of {name}: layers are left over: {', '.join(left[:8])}")
+        raise ValueError(f"{path} is not of {name}: layers are left over: {', '.join(left)}")
     return _fold_biases(tensors, model)
 
 
@@ -218,15 +218,15 @@ def read_torch(path: Path, model: nn.Module) -> Tensors:
     for names in children:
 
         def rename(key: str, names: tuple[str, ...] = names) -> str:
-            _, number, rest = key.split(".", 2)
-            return f"{names[int(number)]}.{rest}" if int(number) < len(names) else key
+            child = re.fullmatch(r"backbone\.(\d+)\.(.*)", key)
+            return f"{names[int(child[1])]}.{child[2]}" if child and int(child[1]) < len(names) else key
 
         try:
             kept = {key: value for key, value in tensors.items() if not rename(key).startswith("AuxLogits.")}
             return _renamed(path, model, kept, rename)
-        except (ValueError, IndexError) as error:
+        except ValueError as error:
             errors.append(error)
-    raise ValueError(f"{path}: {errors[-1]}") from errors[-1]
+    raise errors[-1]
 
 
 def read_hub(path: Path, model: nn.Module) -> Tensors:
@@ -349,7 +349,7 @@ def _renamed(path: Path, model: nn.Module, tensors: Tensors, rename: Callable[[s
     wrong = [key for key in trunk if key not in named or not _fits(named[key], trunk[key], key in stems)]
     wrong += [key for key in named if key not in trunk and key not in head]
     if wrong:
-        raise ValueError(f"{path} is not of {architecture(model)}: {', '.join(wrong[:8])} do not fit")
+        raise ValueError(f"{path} is not of {architecture(model)}: {', '.join(wrong)} do not fit")
     return {key: named[key] for key in trunk}
 
 

@@ -67,6 +67,15 @@ def test_a_file_of_another_kind_is_refused_with_the_kind_that_it_looks_like(tmp_
             start_from_file(model, kind, path)
 
 
+def test_a_refusal_names_every_tensor_that_is_left_over(tmp_path):
+    row = nn.Sequential(*list(torchvision.models.resnet50(weights=None).children())[:-2]).state_dict()
+    odd = [f"backbone.{number}.odd" for number in range(9, 20)] + ["backbone.first.weight"]
+    state = {f"backbone.{name}": value for name, value in row.items()} | {name: torch.zeros(1) for name in odd}
+    with pytest.raises(ValueError, match=r"weights\.pt is not of resnet50: ") as refused:
+        start_from_file(build_model("resnet50", 2, 3), "radimagenet-torch", _save(state, tmp_path / "weights.pt"))
+    assert all(name in str(refused.value) for name in odd)
+
+
 def test_what_holds_no_tensors_is_refused_in_a_line_that_advises_no_risk(tmp_path):
     model = build_model("test_resnet", 2, 3)
     (tmp_path / "cut.safetensors").write_bytes(b"12345")
