@@ -311,8 +311,9 @@ def load_pickle(path: Path) -> dict[str, Any]:
 
 def _reason(error: Exception) -> str:
     """Return what is wrong with a pickle, without torch's advice to run the code in it."""
-    found = re.search(r"WeightsUnpickler error: (.*)|Unsupported (?:global|class|operand).*", str(error))
-    lines = (found[1] or found[0] if found else str(error)).strip().splitlines()
+    without = str(error).rpartition("from a trusted source.")[2]
+    found = re.search(r"WeightsUnpickler error: (.*)", without)
+    lines = (found[1] if found else without).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
@@ -362,8 +363,10 @@ def _in_order(path: Path, model: nn.Module, tensors: Tensors, *, with_head: bool
     tensors = _without_counters(tensors)
     head, stems = set(head_parameter_names(model)), first_convolution_names(model)
     if len(own) != len(tensors):
+        theirs, ours = (", ".join(sorted(a.keys() - b.keys())) for a, b in ((tensors, own), (own, tensors)))
         raise ValueError(
-            f"{path} is not of {architecture(model)}: {len(tensors)} tensors, and the network has {len(own)}"
+            f"{path} is not of {architecture(model)}: {len(tensors)} tensors, and the network has {len(own)}; "
+            f"only in the file: {theirs or 'none'}; only in the network: {ours or 'none'}"
         )
     paired = {}
     for (name, value), (key, given) in zip(own.items(), tensors.items(), strict=True):

@@ -227,8 +227,10 @@ def test_a_pickle_with_code_in_it_is_refused_and_not_run(tmp_path, monkeypatch):
     with open("old.pth", "wb") as file:
         pickle.dump(_Harmful(), file, protocol=2)
     for name in ("weights.pth", "old.pth"):
-        with pytest.raises(ValueError, match=f"cannot read {name} as tensors of torch"):
+        refused = rf"^cannot read {name} as tensors of torch, nothing else being allowed in it: .*\.mkdir"
+        with pytest.raises(ValueError, match=refused) as error:
             load_pickle(tmp_path.__class__(name))
+        assert "weights_only" not in str(error.value)
     assert not (tmp_path / "harmed").exists()
     (tmp_path / "cut.pth").write_bytes((tmp_path / "weights.pth").read_bytes()[:50])
     with pytest.raises(ValueError, match="cannot read"):

@@ -76,6 +76,15 @@ def test_a_refusal_names_every_tensor_that_is_left_over(tmp_path):
     assert all(name in str(refused.value) for name in odd)
 
 
+def test_a_file_whose_names_match_nothing_is_refused_with_its_names_and_the_network_s(tmp_path):
+    path = _save({f"encoder.layer{number}": torch.zeros(3) for number in range(12)}, tmp_path / "other.pth")
+    model = build_model("test_resnet", 2, 3)
+    with pytest.raises(ValueError, match=r"12 tensors, and the network has \d+; only in the file: ") as refused:
+        start_from_file(model, IMAGENET, path)
+    names = [f"encoder.layer{number}" for number in range(12)] + [name for name, _ in model.named_parameters()]
+    assert all(name in str(refused.value) for name in names)
+
+
 def test_what_holds_no_tensors_is_refused_in_a_line_that_advises_no_risk(tmp_path):
     model = build_model("test_resnet", 2, 3)
     (tmp_path / "cut.safetensors").write_bytes(b"12345")
