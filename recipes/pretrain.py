@@ -185,7 +185,7 @@ def run(config: Config, accelerator: "Accelerator", folder: "RunFolder") -> tupl
             tracker.log_text("run/profile", f"```\n{table}\n```", images_seen=trainer.images_seen)
             print(f"\n{table}")
         tracker.close()
-        print(f"\n{folder}, best epoch {best.epoch} of {config.train.epochs} by val {trainer.select_by}")
+        print(f"\n{folder}, {best.describe(trainer.select_by, epochs=config.train.epochs)}")
         print(result_table(results, task))
         page = write_comparison_page(folder.path.parent, task)
         print(f"\nexport       {folder.export}")

@@ -12,6 +12,12 @@ class Best:
     epoch: int = 0  # 0: none yet
     metric: float = math.nan
 
+    def describe(self, select_by: str, *, epochs: int) -> str:
+        """Return how it was chosen: by a metric of validation, or as the last one where that is undefined."""
+        if math.isnan(self.metric):
+            return f"last epoch {self.epoch} of {epochs}, as val {select_by} is undefined and chooses none"
+        return f"best epoch {self.epoch} of {epochs} by val {select_by}"
+
 
 @dataclass
 class Progress:

@@ -28,12 +28,21 @@ def test_skipped_steps_are_counted_and_those_in_a_row_forgotten_after_a_good_one
         (True, [math.nan, 0.1], Best(2, 0.1)),  # a number is better than none
     ],
 )
-def test_the_best_epoch_is_remembered(higher_is_better, metrics, best):
+def test_the_best_epoch_is_remembered_and_named(higher_is_better, metrics, best):
     progress = Progress()
     for epoch, metric in enumerate(metrics, 1):
         progress.epoch = epoch
         progress.count_evaluation(metric, higher_is_better=higher_is_better)
     assert (progress.best, progress.evaluated) == (best, len(metrics))
+    assert progress.best.describe("auc", epochs=4) == f"best epoch {best.epoch} of 4 by val auc"
+
+
+def test_where_validation_cannot_choose_the_last_epoch_is_taken_and_that_is_said():
+    progress = Progress()
+    for progress.epoch in (1, 2, 3):
+        progress.count_evaluation(math.nan, higher_is_better=True)
+    said = progress.best.describe("auc", epochs=3)
+    assert said == "last epoch 3 of 3, as val auc is undefined and chooses none"
 
 
 def test_a_run_ends_after_its_epochs_or_after_so_many_without_a_better_one():
