@@ -332,3 +332,29 @@ class FinetuneConfig(Config):
         split, model = replace(self.split, fold=fold), replace(self.model, start=start)
         data = replace(self.data, phantoms=False)  # those of targets, which are there by now
         return Config(**values | {"data": data, "split": split, "model": model, "run_dir": run_dir})
+
+
+@dataclass(frozen=True)
+class ProbeConfig(FinetuneConfig):
+    """Heads on frozen features of a table of targets.
+
+    Args:
+        heads: Which: ridge, logistic, knn, descent; by default all that take such targets.
+        shares: Parts of the training images, by whole patients, each a probe of its own; by default `split.share`.
+        views: Augmented views of each image that are trained on beside the plain one.
+        features: Folder where features are kept, which probes may share; by default `features` in that of the run.
+    """
+
+    heads: list[str] | None = None
+    shares: list[float] | None = None
+    views: int = 0
+    features: str | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.views < 0:
+            raise ValueError(f"views must not be negative, got {self.views}")
+        if self.shares is not None and not (self.shares and all(0 < share <= 1 for share in self.shares)):
+            raise ValueError(f"shares must lie in (0, 1], got {self.shares}")
+        if self.source or self.against:
+            raise ValueError("a probe is of one start: leave out source and against, and probe the other by itself")

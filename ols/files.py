@@ -10,6 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]  # a module that can be missing has no type
+
 FORMAT = 1
 
 
@@ -52,6 +57,20 @@ def written_aside(path: Path, *, first_wins: bool = False) -> Iterator[Path]:
     except BaseException:
         delete(aside)
         raise
+
+
+@contextmanager
+def one_at_a_time(lock: Path) -> Iterator[None]:
+    """Wait until no other process is in such a block; where files cannot be locked, go on at once.
+
+    Args:
+        lock: A file that stays, empty; its folder is made where it is missing.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager

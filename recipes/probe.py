@@ -5,36 +5,14 @@ python recipes/probe.py --config recipes/configs/probe/quickstart.yaml
 Features are computed once for each image (and for each of --views further, augmented ones) and kept with checksums.
 """
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from ols.command_line import one_line_errors, parse_config
-from ols.config import FinetuneConfig
+from ols.config import ProbeConfig
 from ols.data.sources.opening import find_form
 
 CONFIGS = Path(__file__).parent / "configs"
-
-
-@dataclass(frozen=True)
-class ProbeConfig(FinetuneConfig):
-    """Heads on frozen features of a table of targets.
-
-    Args:
-        heads: Which: ridge, logistic, knn, descent; by default all that take such targets.
-        shares: Parts of the training images, by whole patients, each a probe of its own.
-        views: Augmented views of each image that are trained on beside the plain one.
-    """
-
-    heads: list[str] | None = None
-    shares: list[float] = field(default_factory=lambda: [1.0])
-    views: int = 0
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.views < 0:
-            raise ValueError(f"views must not be negative, got {self.views}")
-        if not self.shares or not all(0 < share <= 1 for share in self.shares):
-            raise ValueError(f"shares must lie in (0, 1], got {self.shares}")
 
 
 def main(config: ProbeConfig) -> None:
@@ -44,8 +22,6 @@ def main(config: ProbeConfig) -> None:
             raise ValueError(f"data.root must be a .csv of targets, got {config.data.root}")
         if config.split.file is None:
             raise ValueError(f"split.file is missing: make folds of {config.data.root} with recipes/split.py")
-        if config.source or config.against:
-            raise ValueError("a probe is of one start: leave out source and against, and probe the other by itself")
     # Imported here because it takes seconds: --help and a wrong key answer at once.
     import numpy as np
     import torch
@@ -55,6 +31,9 @@ def main(config: ProbeConfig) -> None:
     from ols.data.sources.opening import open_table
     from ols.data.splits import load_folds
     from ols.data.transforms import EvalTransform, Preprocessing, TrainTransform
+    from ols.evaluation.evaluate import measure as measured
+    from ols.evaluation.evaluate import tagged
+    from ols.evaluation.predictions import save_predictions
     from ols.files import write_record
     from ols.metrics.measures import find_measure
     from ols.representations.features import cached_features, weights_checksum
@@ -62,6 +41,7 @@ def main(config: ProbeConfig) -> None:
     from ols.representations.probing import probe_folds
     from ols.runs.environment import available_cores, environment_record
     from ols.runs.export import run_normalization
+    from ols.runs.folder import RunFolder
     from ols.runs.run_model import build_run_model
     from ols.tasks import build_task_for, find_task
     from ols.training.machine import seed_everything
@@ -93,9 +73,9 @@ def main(config: ProbeConfig) -> None:
     print("\n".join(lines))
     flip = config.data.horizontal_flip
     views = [TrainTransform(preprocessing, seed=seed, horizontal_flip=flip) for seed in range(config.views)]
-    folder = Path(config.run_dir)
+    folder = RunFolder(config.run_dir)
     features = cached_features(
-        folder / "features",
+        Path(config.features or folder.path / "features"),
         model,
         table,
         [plain, *views],
@@ -107,7 +87,7 @@ def main(config: ProbeConfig) -> None:
     # Heads: chosen on validation within each fold, measured on test
     measure, rows = task.selects[0], []
     text = find_measure(measure).text
-    for share in config.shares:
+    for share in config.shares or [config.split.share]:
         pools = [folds.pools(number, share=share) for number in numbers]
         for name in config.heads or heads:
             with one_line_errors():
@@ -134,8 +114,19 @@ def main(config: ProbeConfig) -> None:
             )
     conditions = environment_record(torch.device("cpu"), 1, threads)
     record = {"measure": measure, "rows": rows, "config": asdict(config), "conditions": conditions}
-    write_record(folder / "probe.json", record)
-    print(folder / "probe.json")
+    if len(rows) == len(found.val) == 1:  # a cell of a study
+        one = {"val": found.val[0], "test": found.chosen.folds[0]}
+        for split, predictions in one.items():
+            own = conditions | {"data": config.data.root, "split": split}
+            save_predictions(folder.predictions(split), replace(predictions, conditions=own))
+        fitted = found.chosen.tasks[0]
+        record |= {
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "task_state": fitted.state,
+            "metrics": tagged({split: measured(predictions, fitted) for split, predictions in one.items()}),
+        }
+    write_record(folder.probe, record)
+    print(folder.probe)
 
 
 if __name__ == "__main__":

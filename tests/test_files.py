@@ -1,8 +1,20 @@
 import errno
+import subprocess
+import sys
+import time
 
 import pytest
 
-from ols.files import DamagedFileError, append_line, delete, read_record, write_file, write_record, written_aside
+from ols.files import (
+    DamagedFileError,
+    append_line,
+    delete,
+    one_at_a_time,
+    read_record,
+    write_file,
+    write_record,
+    written_aside,
+)
 
 
 def test_a_file_replaces_the_one_before_and_leaves_nothing_beside_it(tmp_path):
@@ -63,3 +75,20 @@ def test_a_record_comes_back_and_a_damaged_one_is_named(tmp_path):
     delete(path)
     with pytest.raises(DamagedFileError, match="missing"):
         read_record(path)
+
+
+def test_a_process_waits_for_the_block_of_another(tmp_path):
+    code = (
+        "import pathlib, sys, time\nfrom ols.files import one_at_a_time\n"
+        "with one_at_a_time(pathlib.Path(sys.argv[1])):\n"
+        "    print('in', flush=True); time.sleep(0.5); pathlib.Path(sys.argv[2]).touch()"
+    )
+    arguments = [str(tmp_path / "new" / ".lock"), str(tmp_path / "done")]
+    with subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "in\n"
+        began = time.monotonic()
+        with one_at_a_time(tmp_path / "new" / ".lock"):
+            assert (tmp_path / "done").exists()
+        assert time.monotonic() - began > 0.3
+    with one_at_a_time(tmp_path / "new" / ".lock"):
+        pass

@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ols.command_line import parse_config
-from ols.config import Config, DataConfig, FinetuneConfig
+from ols.config import Config, DataConfig, FinetuneConfig, ProbeConfig
 from ols.data.options import SplitOptions
 from ols.data.sources.table import Table
 from ols.data.splits import make_folds, save_folds
@@ -189,10 +189,7 @@ def test_the_configuration_of_a_fold_is_an_ordinary_one():
     )
 
 
-def test_the_quick_starts_of_fine_tuning_and_probing_are_read(monkeypatch):
-    monkeypatch.syspath_prepend(str(RECIPES))
-    from recipes.probe import ProbeConfig
-
+def test_the_quick_starts_of_fine_tuning_and_probing_are_read():
     config = parse_config(RECIPES / "configs" / "finetune" / "quickstart.yaml", [], FinetuneConfig)
     assert (config.against, config.split.fold, config.train.select_by) == ("none", "all", "auc")
     assert parse_config(RECIPES / "configs" / config.source, []).run_dir == "runs/finetune-source"

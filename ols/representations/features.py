@@ -16,7 +16,7 @@ from ols.data.loading import EvalLoader, Place
 from ols.data.sampling import EvalBatches
 from ols.data.sources.protocol import ImageSource
 from ols.data.transforms import EvalTransform
-from ols.files import file_checksum, read_record, write_record, written_aside
+from ols.files import file_checksum, one_at_a_time, read_record, write_record, written_aside
 from ols.models.head import find_head
 
 
@@ -33,7 +33,8 @@ def cached_features(
 ) -> Tensor:
     """Return the penultimate features of every image of a data set, for each view of it.
 
-    A file in the folder is used again if it is whole and of the same weights, images, targets and transform.
+    A file in the folder is used again if it is whole and of the same weights, images, targets and transform; of several
+    processes that ask for it at once, one computes it, and the others wait.
 
     Args:
         folder: Where features are kept.
@@ -65,11 +66,12 @@ def cached_features(
         }
         name = hashlib.blake2b(json.dumps(key, sort_keys=True).encode(), digest_size=16).hexdigest()
         path, record = folder / f"{name}.safetensors", folder / f"{name}.json"
-        if not _is_whole(path, record):
-            features = extract_features(model, loader)
-            with written_aside(path) as aside:
-                save_file({"features": features}, aside)
-            write_record(record, {"key": key, "checksum": file_checksum(path)})
+        with one_at_a_time(folder / f".{name}.lock"):
+            if not _is_whole(path, record):
+                features = extract_features(model, loader)
+                with written_aside(path) as aside:
+                    save_file({"features": features}, aside)
+                write_record(record, {"key": key, "checksum": file_checksum(path)})
         found.append(load_file(path)["features"])
     return torch.stack(found)
 

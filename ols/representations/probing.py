@@ -22,11 +22,13 @@ class Probed:
 
     Args:
         chosen: Test predictions of the setting that validation chose in each fold.
+        val: Its validation predictions in each fold.
         settings: Those settings, one a fold.
         test: Measure that selects by default, on test, of each fold and setting `[F, S]`.
     """
 
     chosen: OutOfFold
+    val: list[Predictions]
     settings: list[float]
     test: np.ndarray
 
@@ -70,7 +72,7 @@ def probe_folds(
         ValueError: The measure is undefined on the validation images of a fold, whatever the setting.
     """
     targets = torch.from_numpy(source.targets)
-    folds, tasks, settings, tests = [], [], [], []
+    folds, vals, tasks, settings, tests = [], [], [], [], []
     for number, pool in enumerate(pools):
         task = build_task_for(task_name, source, pool["train"], positive=positive)
         num_classes = len(source.classes) if task.kind == "class" else None
@@ -90,7 +92,8 @@ def probe_folds(
         tests.append(test)
         tasks.append(task)
         folds.append(_predictions(outputs[best], source, pool["test"], task))
-    return Probed(OutOfFold(folds, tasks), settings, np.array(tests))
+        vals.append(_predictions(outputs[best], source, pool["val"], task))
+    return Probed(OutOfFold(folds, tasks), vals, settings, np.array(tests))
 
 
 def _measure(task: Task, outputs: Tensor, targets: Tensor, pool: np.ndarray) -> float:

@@ -31,6 +31,7 @@ FREE_KEYS = {
     "data.root",  # checkpoints know by a checksum whether it is the same data set
     "data.splits",
     "split.file",
+    "features",  # which are known by a checksum
     "train.keep_last",
     "train.checkpoint_every_minutes",
     "train.checkpoint_every_steps",
@@ -60,6 +61,7 @@ class RunFolder:
         self.export = self.path / "export"
         self.last_file = self.export / "config.json"  # of all that a run writes
         self.evaluation = self.path / "evaluation"
+        self.probe = self.path / "probe.json"  # of heads on frozen features, which are no run that is trained
         self.unreadable_samples = self.path / "unreadable_samples.json"
         self.nonfinite_samples = self.path / "nonfinite_samples.json"
         self.identity_file = self.path / "run.json"

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ols.command_line import parse_config
-from ols.config import Config, FinetuneConfig
+from ols.config import Config, FinetuneConfig, ProbeConfig
+from ols.files import read_record
 from ols.runs.folder import RunFolder, config_differences, flat_config, flatten
 from ols.studies.labels import LOSS, MODEL, SEED, is_within
 from ols.studies.launchers.slurm import Slurm
@@ -31,7 +32,7 @@ SHORT_NAMES = {
     "share": "split.share",
 }
 # Recipes that train a cell, and the configuration that each reads.
-SCHEMAS: dict[str, type[Config]] = {"pretrain": Config, "finetune": FinetuneConfig}
+SCHEMAS: dict[str, type[Config]] = {"pretrain": Config, "finetune": FinetuneConfig, "probe": ProbeConfig}
 # What a study sets in each run, or never sets, so that neither an axis nor the overrides can.
 RESERVED_KEYS = ("run_dir", "dry_run", "config")
 MOST_NAME_BYTES = 120  # of a cell; file systems allow 255, of which names of locks and logs need some
@@ -107,7 +108,8 @@ class Study:
         folder: Where the study lies: `runs/`, `logs/` and what is made of them.
         configs: Configurations that all runs start from, relative to the study's file; later ones win.
         axes: Values of each axis, by its name.
-        recipe: What trains a cell: `pretrain`, or `finetune` on one fold of a table of targets.
+        recipe: What trains a cell: `pretrain`, or on one fold of a table of targets `finetune`, or `probe`, a head on
+            frozen features, which cells of the same weights and images share.
         where: Rules that leave combinations of the axes out.
         overrides: What all runs change in `configs`, in the same form.
         command: Command that starts a Python script, such as `[torchrun, --nproc_per_node, 8]`.
@@ -127,7 +129,7 @@ class Study:
     folder: str
     configs: list[str]
     axes: dict[str, Any]
-    recipe: Literal["pretrain", "finetune"] = "pretrain"
+    recipe: Literal["pretrain", "finetune", "probe"] = "pretrain"
     where: list[dict[str, dict[str, Any]]] = field(default_factory=list)
     overrides: dict[str, Any] = field(default_factory=dict)
     command: list[str] = field(default_factory=lambda: [sys.executable])
@@ -182,7 +184,7 @@ class Run:
     @property
     def own_config(self) -> Config:
         """The configuration that its folder bears: fine-tuning on a fold is an ordinary run."""
-        if not isinstance(self.config, FinetuneConfig):
+        if isinstance(self.config, ProbeConfig) or not isinstance(self.config, FinetuneConfig):
             return self.config
         return self.config.of_fold(int(self.config.split.fold), self.config.model.start, str(self.run_dir))
 
@@ -190,7 +192,17 @@ class Run:
     def last_file(self) -> Path:
         """What is there once it has come to its end."""
         folder = RunFolder(self.run_dir)
+        if isinstance(self.config, ProbeConfig):
+            return folder.probe
         return folder.predictions("test") if isinstance(self.config, FinetuneConfig) else folder.last_file
+
+    @property
+    def written_config(self) -> dict[str, Any]:
+        """The configuration that lies in its folder, by dotted keys."""
+        folder = RunFolder(self.run_dir)
+        if isinstance(self.config, ProbeConfig):
+            return flatten(read_record(folder.probe)["config"])
+        return flat_config(folder.load_config())
 
     @property
     def is_complete(self) -> bool:
@@ -272,6 +284,9 @@ def plan_runs(study: Study, source: Path, overrides: Sequence[str] = ()) -> list
         config = replace(config or parse_config(source, arguments, schema), run_dir=str(run_dir))
         if isinstance(config, FinetuneConfig):
             _check_one_fold(config)
+            if isinstance(config, ProbeConfig):
+                config = replace(config, features=str(Path(study.folder, "features")))
+                arguments.append(f"--features={config.features}")
             if config.split.file is None:
                 config = replace(config, split=replace(config.split, file=str(folds_file(folds_folder, config))))
                 arguments.append(f"--split.file={config.split.file}")
@@ -324,8 +339,7 @@ def check_known(run: Run) -> None:
     """
     if not run.has_begun:
         return
-    before = flat_config(RunFolder(run.run_dir).load_config())
-    if differences := config_differences(before, flat_config(run.own_config)):
+    if differences := config_differences(run.written_config, flat_config(run.own_config)):
         raise ValueError(
             f"{run.run_dir} holds a run with another configuration:\n" + "\n".join(differences) + "\n"
             "Name another folder for the study, or remove that run."

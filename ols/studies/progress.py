@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from ols.files import write_file
+from ols.config import ProbeConfig
+from ols.files import read_record, write_file
 from ols.runs.folder import RunFolder
 from ols.studies.durations import format_hours
 from ols.studies.grid import Run
@@ -94,18 +95,21 @@ class Progress:
 
     def _read(self, name: str) -> CellProgress:
         attempts = read_attempts(self.logs, name)
-        seconds, folder = total_seconds(attempts), RunFolder(self.runs[name].run_dir)
+        seconds = total_seconds(attempts)
         if self.runs[name].is_complete:
-            return CellProgress("done", seconds, _read_measures(folder))
+            return CellProgress("done", seconds, _read_measures(self.runs[name]))
         if name in self.running:
             return CellProgress("running", seconds)
         has_failed = bool(attempts) and attempts[-1].outcome == "failed"
         return CellProgress("failed" if has_failed else "waiting", seconds)
 
 
-def _read_measures(folder: RunFolder) -> dict[str, float]:
-    """Return the results that a run's export bears; none where it is damaged, which whoever opens it is told."""
+def _read_measures(run: Run) -> dict[str, float]:
+    """Return the results that a run bears; none where they are damaged, which whoever opens it is told."""
+    folder = RunFolder(run.run_dir)
     try:
+        if isinstance(run.config, ProbeConfig):
+            return dict(read_record(folder.probe)["metrics"])
         return dict(json.loads(folder.last_file.read_text())["ols"]["metrics"])
     except (OSError, ValueError, LookupError, TypeError):
         return {}

@@ -9,6 +9,7 @@ from typing import Any
 
 from safetensors import safe_open
 
+from ols.config import ProbeConfig
 from ols.evaluation.predictions import Predictions, load_predictions
 from ols.files import read_record
 from ols.runs.export import load_description
@@ -52,7 +53,7 @@ def load_cells(runs: Sequence[Run], logs: Path) -> list[CellResult]:
     """Return what the complete runs among these came to, in their order.
 
     Args:
-        runs: Runs of a study whose recipe is `finetune`.
+        runs: Runs of a study whose recipe is `finetune` or `probe`.
         logs: Folder with the logs of their jobs.
 
     Raises:
@@ -64,17 +65,21 @@ def load_cells(runs: Sequence[Run], logs: Path) -> list[CellResult]:
 def _load(run: Run, logs: Path) -> CellResult:
     folder = RunFolder(run.run_dir)
     val, test = (load_predictions(folder.predictions(split)) for split in ("val", "test"))
-    described = load_description(folder.export)["ols"]
-    task = build_task(described["task"], test.classes, test.groups, **described["task_state"])
+    if isinstance(run.config, ProbeConfig):
+        probed = read_record(folder.probe)
+        state, parameters = probed["task_state"], probed["parameters"]
+    else:
+        state = load_description(folder.export)["ols"]["task_state"]
+        parameters = _count_parameters(folder.export / "model.safetensors")
     columns = run.run_dir / COLUMNS
     return CellResult(
         labels=run.cell.labels,
         run_dir=run.run_dir,
         seconds=total_seconds(read_attempts(logs, run.run_dir.name)),
-        parameters=_count_parameters(folder.export / "model.safetensors"),
+        parameters=parameters,
         val=val,
         test=test,
-        task=task,
+        task=build_task(test.task, test.classes, test.groups, **state),
         curve=_read_curve(folder.metrics, f"val/{run.own_config.train.select_by}"),
         columns=read_record(columns)["columns"] if columns.is_file() else {},
     )

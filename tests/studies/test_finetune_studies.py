@@ -102,3 +102,44 @@ def test_cells_are_trained_and_read_again_and_nothing_is_trained_twice(tmp_path,
     assert all(path.stat().st_mtime_ns == at for path, at in kept.items())
     assert len(load_cells(runs, tmp_path / "study" / "logs")) == 2
     sys.modules.pop("sweep", None)
+
+
+@pytest.mark.slow
+def test_heads_on_frozen_features_are_cells_that_share_one_extraction(tmp_path, monkeypatch, capsys):
+    write_lesion_phantoms(tmp_path / "lesions", LesionConfig(patients=30, image_size=36))
+    axes = {
+        "head": {"ridge": {"heads": ["ridge"]}, "logistic": {"heads": ["logistic"]}},
+        "fold": [0, 1],
+    }
+    malignant = {
+        "task": "binary",
+        "data": {"root": str(tmp_path / "lesions" / "targets.csv"), "targets": ["malignant"]},
+    }
+    changes = {"recipe": "probe", "axes": axes, "overrides": malignant, "parallel": 2}
+    file = _study(tmp_path, **changes)
+    monkeypatch.syspath_prepend(str(RECIPES))
+    import sweep
+
+    monkeypatch.setattr(sys, "argv", ["sweep.py", str(file)])
+    study, runs, _ = sweep.parse_study([str(file)])
+    assert sweep.main(study, runs, dry_run=False) == 0
+    assert "4 of 4 runs are complete" in capsys.readouterr().out
+    assert len(list((tmp_path / "study" / "features").glob("*.safetensors"))) == 1
+
+    cells = load_cells(runs, tmp_path / "study" / "logs")
+    assert len(cells) == 4
+    for cell in cells:
+        scores = (cell.test.logits[:, 1] - cell.test.logits[:, 0]).numpy()
+        expected = roc_auc_score(cell.test.targets.numpy(), scores)
+        assert sweep.Progress(file, runs, tmp_path).cells[cell.run_dir.name].measures["test/auc"] == pytest.approx(
+            expected
+        )
+        assert not set(cell.val.patients) & set(cell.test.patients)
+    by_fold = [{tuple(cell.test.sample_ids) for cell in cells if cell.labels["fold"] == fold} for fold in "01"]
+    assert [len(tested) for tested in by_fold] == [1, 1]
+
+    # Another number of views in the same folder is another study
+    changes["overrides"] = malignant | {"views": 1}
+    with pytest.raises(ValueError, match=r"another configuration:\n.*views: 0 -> 1"):
+        _plan(_study(tmp_path, **changes))
+    sys.modules.pop("sweep", None)
