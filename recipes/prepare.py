@@ -6,13 +6,10 @@ The folder receives `targets.csv`, `prepared.md` and, where there is something i
 the folder `prepared`; what was downloaded stays as it is.
 """
 
-import csv
-import io
-
 from jsonargparse import ArgumentParser
 
 from ols.command_line import one_line_errors
-from ols.data.preparation.prepared import Prepared
+from ols.data.preparation.prepared import Prepared, as_csv
 from ols.data.preparation.sets import SETS
 from ols.files import write_file
 
@@ -22,11 +19,9 @@ def _name_near_copies(prepared: Prepared) -> str:
 
     names = sorted(prepared.rows)
     copies = near_copies(prepared.folder, names, log=prepared.make_path("near_copies.scan.jsonl"))
-    pairs = [(names[first], names[second], f"{correlation:.4f}") for first, second, correlation in copies]
+    pairs = [{"first": names[a], "second": names[b], "correlation": f"{similar:.4f}"} for a, b, similar in copies]
     path = prepared.folder / "near_copies.csv"
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([("first", "second", "correlation"), *pairs])
-    write_file(path, text.getvalue())
+    write_file(path, as_csv(["first", "second", "correlation"], pairs))
     return f"{len(pairs):,} pairs of near-copies, named in {path}; `recipes/split.py --join_copies` keeps them together"
 
 

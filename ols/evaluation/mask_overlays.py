@@ -10,6 +10,7 @@ from ols.data.transforms import EvalTransform, Preprocessing
 from ols.evaluation.evaluate import measure
 from ols.evaluation.predictions import Predictions
 from ols.figures import outlined
+from ols.metrics.segmentation import found_foreground, order_by_dice
 from ols.tasks.task import Task
 
 IMAGES_SHOWN = 6
@@ -37,15 +38,14 @@ def write_mask_overlays(
         preprocessing: How the model sees an image.
         images_seen: Place on the x-axis.
     """
-    dice = measure(predictions, task).tables["overlaps"].numpy()[:, 0]
-    ordered = [i for i in np.argsort(dice, kind="stable").tolist() if not np.isnan(dice[i])]
+    ordered = order_by_dice(measure(predictions, task).tables["overlaps"])
     seen = EvalTransform(preprocessing)
     with SummaryWriter(str(folder), filename_suffix=f".masks_{prefix}") as writer:
         for name, chosen in (("worst", ordered[:IMAGES_SHOWN]), ("best", ordered[::-1][:IMAGES_SHOWN])):
             pictures = []
             for i in chosen:
                 image = seen(source.read(int(predictions.indices[i])), np.array([0.5, 0.5, 1.0]))
-                found = (predictions.logits[i].argmax(dim=0) > 0).numpy()
+                found = found_foreground(predictions.logits[i]).numpy()
                 pictures.append(np.asarray(outlined(image, (predictions.targets[i] > 0).numpy(), found, side=SIDE)))
             if pictures:
                 writer.add_images(f"{prefix}/masks_{name}", np.stack(pictures), images_seen, dataformats="NHWC")

@@ -112,3 +112,21 @@ class SegmentationMetrics(ComposedMetric):
         state = self.overlaps
         whole = torch.cat(state) if isinstance(state, list) and state else torch.as_tensor(state, dtype=torch.float64)
         return whole.cpu().reshape(-1, 2)
+
+
+def found_foreground(logits: Tensor) -> Tensor:
+    """Return the pixels of one image that are predicted as foreground, bool `[H, W]`; none where a logit is no number.
+
+    Args:
+        logits: `[K, H, W]`.
+    """
+    if not usable_rows(logits.flatten(1).T).all():
+        return torch.zeros(logits.shape[1:], dtype=torch.bool)
+    return logits.argmax(dim=0) > 0
+
+
+def order_by_dice(overlaps: Tensor) -> list[int]:
+    """Return the images with a mask, the worst first, from Dice and IoU of each image `[N, 2]`."""
+    dice = overlaps[:, 0]
+    with_mask = (~dice.isnan()).nonzero().squeeze(1)
+    return with_mask[dice[with_mask].argsort(stable=True)].tolist()

@@ -9,7 +9,7 @@ from sklearn.metrics import average_precision_score, log_loss, mean_absolute_err
 
 from ols.metrics.multilabel import MultilabelMetrics
 from ols.metrics.regression import RegressionMetrics
-from ols.metrics.segmentation import SegmentationMetrics
+from ols.metrics.segmentation import SegmentationMetrics, found_foreground, order_by_dice
 
 
 def _labels(count: int = 90):
@@ -146,3 +146,12 @@ def test_two_halves_merged_give_the_whole(kind):
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, equal_nan=True, msg=name)
+
+
+def test_images_are_ordered_by_dice_and_a_logit_that_is_no_number_finds_nothing():
+    overlaps = torch.tensor([[0.5, 0.3], [torch.nan, torch.nan], [0.1, 0.05], [0.5, 0.3], [1.0, 1.0]])
+    assert order_by_dice(overlaps) == [2, 0, 3, 4]
+    logits = torch.tensor([[[0.0, 2.0]], [[1.0, 1.0]]])  # two classes, one row of two pixels
+    assert found_foreground(logits).tolist() == [[True, False]]
+    logits[0, 0, 0] = torch.nan
+    assert found_foreground(logits).tolist() == [[False, False]]

@@ -116,7 +116,7 @@ class Prepared:
         write_file(self.folder / ACCOUNT, account)  # first: a table without it would not be taken for our own
         for name, content in ((BOXES, boxes), (LEFT_OUT, left_out), (TABLE, rows)):
             if content:
-                write_file(self.folder / name, _as_csv(content))
+                write_file(self.folder / name, as_csv(list(content[0]), content))
             else:
                 (self.folder / name).unlink(missing_ok=True)
         return account
@@ -167,9 +167,10 @@ def find_list(folder: Path, *patterns: str) -> Path:
     raise FileNotFoundError(f"{folder} has no {' or '.join(patterns)}")
 
 
-def _as_csv(rows: list[dict[str, str]]) -> str:
+def as_csv(columns: list[str], rows: list[dict[str, str]]) -> str:
+    """Return a table as text: a line of columns, and a line for each row."""
     text = io.StringIO()
-    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    table = csv.DictWriter(text, columns, lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
     return text.getvalue()

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
 from ols.figures import overlap_histogram
-from ols.metrics.arguments import usable_rows
+from ols.metrics.segmentation import found_foreground, order_by_dice
 from ols.tasks.report.intervals import interval_note
 from ols.tasks.report.measured import SplitNumbers, measure_splits
 from ols.tasks.report.parts import (
@@ -58,7 +58,7 @@ def report_masks(task: Task, predictions: Mapping[str, Predicted], splits: Seque
         "better.",
         sections=[
             _overlap(shown),
-            _images(answers, shown.tables["overlaps"].numpy()[:, 0]),
+            _images(answers, shown.tables["overlaps"]),
             _empty(answers, shown),
             _reliability(shown),
         ],
@@ -83,8 +83,8 @@ def _overlap(shown: SplitNumbers) -> Section:
     return Section("overlap", "Overlap", [Drawings([Drawing(figure, "Distribution of Dice", caption)])])
 
 
-def _images(answers: Predicted, dice: NDArray) -> Section:
-    ordered = [i for i in np.argsort(dice, kind="stable").tolist() if not np.isnan(dice[i])]
+def _images(answers: Predicted, overlaps: Tensor) -> Section:
+    ordered = order_by_dice(overlaps)
     introduction = (
         "As the model sees them, outlined in green what the mask has, in orange what is found. Median images are those "
         "nearest to the middle of all in the order of Dice."
@@ -99,13 +99,16 @@ def _images(answers: Predicted, dice: NDArray) -> Section:
         "Best": ordered[::-1][:IMAGES_SHOWN],
     }
     for kind, chosen in kinds.items():
-        parts += [Text(kind, "heading"), Gallery([_exhibit(answers, i, f"Dice {number(dice[i], 3)}") for i in chosen])]
+        parts += [
+            Text(kind, "heading"),
+            Gallery([_exhibit(answers, i, f"Dice {number(float(overlaps[i, 0]), 3)}") for i in chosen]),
+        ]
     return Section("images", "Worst, median and best images", parts)
 
 
 def _empty(answers: Predicted, shown: SplitNumbers) -> Section:
     empty = torch.from_numpy(np.isnan(shown.tables["overlaps"].numpy()[:, 0])).nonzero().squeeze(1).tolist()
-    sizes = {i: int(_found(answers, i).sum()) for i in empty}
+    sizes = {i: int(found_foreground(answers.logits[i]).sum()) for i in empty}
     invented = sorted((i for i in empty if sizes[i]), key=lambda i: -sizes[i])
     said = (
         f"{len(empty):,} of {shown.images:,} images have an empty mask, and no part in Dice and IoU. Something is "
@@ -135,14 +138,6 @@ def _reliability(shown: SplitNumbers) -> Section:
     return Section("reliability", "Reliability", parts)
 
 
-def _found(answers: Predicted, i: int) -> NDArray:
-    """Return the pixels of an image that are predicted as foreground `[H, W]`; none where an output is no number."""
-    logits = answers.logits[i]  # [K, H, W]
-    if not usable_rows(logits.flatten(1).T).all():
-        return np.zeros(logits.shape[1:], bool)
-    return (logits.argmax(dim=0) > 0).numpy()
-
-
 def _exhibit(answers: Predicted, i: int, text: str) -> Exhibit:
-    masks = Masks((answers.targets[i] > 0).numpy(), _found(answers, i))
+    masks = Masks((answers.targets[i] > 0).numpy(), found_foreground(answers.logits[i]).numpy())
     return Exhibit(int(answers.indices[i]), answers.sample_ids[i], text, [[(text, "strong")]], masks)
