@@ -145,7 +145,8 @@ class OurTrainer:
             checkpoint_every_minutes=None,
             device="auto" if args.device == "cuda" else "cpu",
         )
-        model = _model(args, model_name, compiled=False)  # the trainer compiles
+        classes = len(loader.source.classes)  # of data these may be others than in memory
+        model = _model(args, model_name, classes, compiled=False)  # the trainer compiles
         options = OptimConfig(peak_lr=LR, warmup_epochs=0)
         optimizer = build_optimizer(model, options)
         steps = loader.batches.steps
@@ -160,7 +161,7 @@ class OurTrainer:
             accelerator=build_accelerator(config),
             task=task,
             model=model,
-            loss=build_loss(loss, num_classes=CLASSES, reduction="sum"),
+            loss=build_loss(loss, num_classes=classes, reduction="sum"),
             optimizer=optimizer,
             schedule=schedule,
             train_loader=loader,
@@ -182,9 +183,9 @@ class OurTrainer:
         return seconds[DATA] / sum(seconds.values())
 
 
-def _model(args: argparse.Namespace, name: str, *, compiled: bool = True) -> torch.nn.Module:
+def _model(args: argparse.Namespace, name: str, classes: int = CLASSES, *, compiled: bool = True) -> torch.nn.Module:
     torch.manual_seed(0)
-    model = build_model(name, CLASSES).to(args.device, memory_format=_memory_format(args)).train()
+    model = build_model(name, classes).to(args.device, memory_format=_memory_format(args)).train()
     if compiled and args.compile:
         model.compile()
     return model

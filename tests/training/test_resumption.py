@@ -142,6 +142,21 @@ def test_a_mixed_and_augmented_run_killed_inside_an_epoch_ends_with_the_same_bit
     assert differences(whole, train("broken", *options), epoch=2) == []
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("loss", "learnt"), [("progressive_self_kd", "past_probs"), ("label_smoothing_pp", "relations")]
+)
+def test_a_loss_that_remembers_ends_with_the_same_bits_after_kills_inside_its_epochs(train, monkeypatch, loss, learnt):
+    options = [f"--loss.name={loss}", "--train.checkpoint_every_steps=1", "--train.ema_decay=0.9"]
+    whole = train("whole", *options)
+    places = [((Trainer, "train_step", 2), True), ((Trainer, "train_step", 5), False), ((Trainer, "end_step", 1), True)]
+    _killed(monkeypatch, lambda: train("broken", *options), *places)
+    broken = train("broken", *options)
+    assert differences(whole, broken, epoch=3) == []
+    state = load_tensors(RunFolder(broken).checkpoint(3), "loss")
+    assert state[learnt].std() > 0
+
+
 def test_half_collected_soft_labels_are_in_a_checkpoint_inside_an_epoch(build_trainer, monkeypatch):
     trainer = build_trainer(**SMALL)
     _killed(monkeypatch, trainer.fit, ((Trainer, "train_step", 11), False))
