@@ -23,7 +23,8 @@ from ols.metrics.resampling import (
     resample,
 )
 from ols.metrics.weighted import weighted_measures
-from ols.studies.findings.trainings import FOLD, SEED, Way, describe
+from ols.studies.findings.trainings import Way, describe, shared_repetitions
+from ols.studies.labels import FOLD, SEED
 from ols.studies.statistics import Paired, TrainedCell, paired_trainings
 from ols.tasks.binary import Binary
 from ols.tasks.classification import Classification
@@ -82,7 +83,8 @@ def compare_along(
 ) -> list[Difference]:
     """Compare every value of an axis with the reference, in the task's own measure, and ECE, Brier score and AURC.
 
-    Seeds that both have are averaged, and the same patients are drawn for all of them.
+    Over folds and seeds that both have: seeds are averaged, and the same patients are drawn for all of them. What has
+    no partner is not compared.
 
     Args:
         ways: What `choose_ways` returns.
@@ -142,12 +144,13 @@ def measures_of(task: Task, outputs: Tensor, targets: Tensor) -> dict[str, Stati
 def _differences(
     first: Way, second: Way, along: str, setting: dict[str, str], resamples: int, seed: int
 ) -> list[Difference]:
-    ones, others = first.by_seed(), second.by_seed()
-    seeds = [name for name in ones if name in others]
-    if not seeds:
-        raise ValueError("they share no seed")
+    shared = shared_repetitions(first, second)
+    if not shared:
+        return []
+    ones, others = first.by_seed(shared), second.by_seed(shared)
+    seeds = list(ones)
     base = ones[seeds[0]]
-    statistics = [{name: _both(way, base) for name, way in pair.items() if name in seeds} for pair in (ones, others)]
+    statistics = [{name: _both(way, base) for name, way in pair.items()} for pair in (ones, others)]
     names = [
         name for name in statistics[0][seeds[0]] if all(name in one for each in statistics for one in each.values())
     ]

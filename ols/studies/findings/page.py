@@ -28,8 +28,9 @@ from ols.studies.findings.sections import (
     number_of,
     number_section,
 )
-from ols.studies.findings.trainings import FOLD, SEED, Way, choose_ways
-from ols.studies.findings.words import limits, sentences, signed, verdict
+from ols.studies.findings.trainings import Way, choose_ways
+from ols.studies.findings.words import limits, sentences, signed, unpaired, verdict
+from ols.studies.labels import FOLD, SEED
 from ols.studies.results import CellResult
 from ols.tasks.report.parts import Card, Cell, Drawings, Section, Table, Text
 
@@ -44,6 +45,7 @@ def write_study_page(
     along: str,
     choose_over: Sequence[str] = (),
     question: str,
+    planned: int | None = None,
     reference: str | None = None,
     against: Sequence[str] | None = None,
     resamples: int | None = None,
@@ -57,6 +59,7 @@ def write_study_page(
         along: Axis whose values are compared, such as `source`.
         choose_over: Axes that validation chooses over within each fold and seed, such as `lr`.
         question: What the study asks, which is the page's title.
+        planned: Number of cells that the study has; by default those that are given are all.
         reference: Label of the value that others are compared with; by default the first.
         against: Axes of numbers to draw the measure against; by default all whose labels are numbers.
         resamples: Number of draws of patients; by default what `compare_along` finds enough.
@@ -77,10 +80,13 @@ def write_study_page(
     seeds = len({cell.labels.get(SEED, "") for cell in cells})
     folds = len({cell.labels.get(FOLD, "") for cell in cells})
     hours = sum(cell.seconds or 0 for cell in cells) / 3600
-    facts = [_count(len(cells), "cell"), f"compared along {along}", _count(folds, "fold"), _count(seeds, "seed")]
+    planned = len(cells) if planned is None else planned
+    count = _count(len(cells), "cell") if len(cells) == planned else f"{len(cells):,} of {planned:,} cells"
+    facts = [count, f"compared along {along}", _count(folds, "fold"), _count(seeds, "seed")]
     facts.append(f"{hours:.1f} hours")
     said = sentences([one for one in differences if one.measure in {way.measure for way in ways}])
-    cannot = limits(differences, ways, seeds=seeds)
+    cannot = unpaired(differences, ways, along, reference, missing=planned - len(cells))
+    cannot += limits(differences, ways, seeds=seeds)
     sections = [
         difference_section(differences, [_how(differences)]) if differences else None,
         Section("limits", "What cannot be shown with these numbers", [Text(text) for text in cannot]),

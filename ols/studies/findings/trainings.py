@@ -1,17 +1,16 @@
 """Which cell validation chooses, and which cells are the folds and the seeds of one way to train."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ols.evaluation.folds import OutOfFold
 from ols.metrics.measures import find_measure
+from ols.studies.labels import FOLD, SEED
 from ols.studies.results import CellResult
 from ols.studies.statistics import Choice, TrainedCell, choose_on_validation
-
-FOLD, SEED = "fold", "seed"
 
 
 @dataclass(frozen=True)
@@ -35,14 +34,24 @@ class Way:
         """Name of the measure that its task selects by."""
         return self.chosen[0].task.selects[0]
 
-    def by_seed(self) -> dict[str, OutOfFold]:
+    @property
+    def repetitions(self) -> set[tuple[str, str]]:
+        """Labels of fold and seed of each chosen cell, empty where there is no such axis."""
+        return {_repetition(cell) for cell in self.chosen}
+
+    def by_seed(self, only: Container[tuple[str, str]] | None = None) -> dict[str, OutOfFold]:
         """Return the predictions of all folds together, by the label of the seed.
+
+        Args:
+            only: Repetitions that count; by default all.
 
         Raises:
             ValueError: An image was predicted in two folds; the message has the labels.
         """
         groups: dict[str, list[CellResult]] = {}
         for cell in self.chosen:
+            if only is not None and _repetition(cell) not in only:
+                continue
             groups.setdefault(cell.labels.get(SEED, ""), []).append(cell)
         found = {}
         for seed, cells in groups.items():
@@ -100,6 +109,17 @@ def choose_ways(cells: Sequence[CellResult], choose_over: Sequence[str] = ()) ->
     return ways
 
 
+def shared_repetitions(first: Way, second: Way) -> set[tuple[str, str]]:
+    """Return folds and seeds that two ways both have, of those seeds alone that have the most folds.
+
+    They are all of them in a study that is complete.
+    """
+    shared = first.repetitions & second.repetitions
+    folds = {seed: {fold for fold, other in shared if other == seed} for _, seed in shared}
+    most = max(folds.values(), key=len, default=set())
+    return {(fold, seed) for fold, seed in shared if folds[seed] == most}
+
+
 def describe(labels: dict[str, str]) -> str:
     """Return labels in words, those that begin with a digit after the name of their axis; empty without any."""
     return ", ".join(f"{axis} {label}" if label[:1].isdigit() else label for axis, label in labels.items())
@@ -125,6 +145,10 @@ def early_area(curve: Sequence[tuple[float, float]], *, epochs: float = 10) -> f
     if len(x) < 2 or x[-1] == x[0]:
         return math.nan
     return float(np.trapezoid(y, x) / (x[-1] - x[0]))
+
+
+def _repetition(cell: CellResult) -> tuple[str, str]:
+    return cell.labels.get(FOLD, ""), cell.labels.get(SEED, "")
 
 
 def _measured(cell: CellResult) -> TrainedCell:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from ols.metrics.measures import find_measure
 from ols.metrics.resampling import sign_flip_floor
 from ols.studies.findings.differences import SHOWN, Difference
-from ols.studies.findings.trainings import FOLD, Way, describe
+from ols.studies.findings.trainings import Way, describe
+from ols.studies.labels import FOLD
 
 NOT_SHOWN = "not shown"
 NAMED_UP_TO = 3  # settings of which those are named, too, where nothing is shown
@@ -83,6 +84,32 @@ def limits(differences: Sequence[Difference], ways: Sequence[Way], *, seeds: int
         "'Not shown' is not 'equal': the interval says how large a difference these patients leave possible. What "
         "holds for these data sets is not shown for others."
     )
+    return found
+
+
+def unpaired(
+    differences: Sequence[Difference], ways: Sequence[Way], along: str, reference: str | None, *, missing: int
+) -> list[str]:
+    """Say what is not compared: cells that are missing, and values without a partner.
+
+    Args:
+        differences: All of them.
+        ways: What was compared.
+        along: Axis that they were compared along.
+        reference: Label of the value that others were compared with; by default the first.
+        missing: Number of cells of the study that are not there.
+    """
+    found = []
+    if missing:
+        found.append(
+            f"{missing:,} cells are not there yet, or have failed: a difference is over the folds and seeds that both "
+            "of its values have, and validation chose among what is there. These numbers will change."
+        )
+    reference = ways[0].labels[along] if reference is None else reference
+    compared = len({(one.first, *one.setting.values()) for one in differences})
+    alone = sum(way.labels[along] != reference for way in ways) - compared
+    if alone:
+        found.append(f"{alone} without a partner of {reference} in the same setting, fold and seed are not compared.")
     return found
 
 
