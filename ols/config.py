@@ -189,6 +189,7 @@ class Config:
         split: Which fold of a table of targets.
         head: Layers between features and outputs.
         freeze: Which parameters are trained, and when.
+        cell: Label on each axis of the study that the run is a cell of.
         format: Version of this schema.
     """
 
@@ -210,6 +211,7 @@ class Config:
     split: SplitOptions = field(default_factory=SplitOptions)
     head: HeadOptions = field(default_factory=HeadOptions)
     freeze: FreezeOptions = field(default_factory=FreezeOptions)
+    cell: dict[str, str] = field(default_factory=dict)
     format: Literal[1] = 1
 
     def __post_init__(self):

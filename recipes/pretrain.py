@@ -143,6 +143,7 @@ def run(config: Config, accelerator: "Accelerator", folder: "RunFolder") -> tupl
         environment=environment,
         task=task,
         enabled=accelerator.is_main_process,
+        axes=config.cell,
     )
     trainer = Trainer(
         config.train,

@@ -143,6 +143,8 @@ def _run(study: Study, by_name: dict[str, Run], jobs: list[Job]) -> int:
         print(f"continue     {shlex.join([Path(sys.executable).name, *sys.argv])}")
     if study.recipe == "pretrain":
         print(f"compare      {comparison_command(study)}")
+    if "stopped" not in outcomes:
+        write_page(study, runs)
     from ols.tracking.dashboard import write_comparison_page  # takes seconds
 
     tasks = {run.config.task for run in runs}
@@ -186,10 +188,36 @@ def make_inputs(config: Config, folds: Path) -> None:
         save_folds(file, make_folds(open_table(config.data, kind=find_task(config.task).kind)))
 
 
+def write_page(study: Study, runs: list[Run]) -> None:
+    """Write the page of a study from the cells that are complete, or say why there is none."""
+    along, folder = study.compared_along, Path(study.folder)
+    if along is None:
+        return
+    from ols.studies.findings.page import write_study_page  # takes seconds
+    from ols.studies.results import load_cells
+
+    try:
+        cells = load_cells(runs, folder / "logs")
+        if not cells:
+            return
+        page = write_study_page(
+            folder,
+            cells,
+            along=along,
+            choose_over=study.choose_over,
+            question=study.question or f"{folder.name}: what does it matter which {along}?",
+            planned=len(runs),
+        )
+    except (OSError, ValueError) as error:
+        print(f"no page      {error}")
+    else:
+        print(f"page         {page}, as Markdown {page.with_suffix('.md')}")
+
+
 def comparison_command(study: Study) -> str:
     """Return the command that compares the losses of a study, or else the values of its first axis that is no seed."""
     axes = {axis.name: axis.section_keys for axis in study.list_axes() if axis.name != SEED}
-    along = LOSS if LOSS in axes or not axes else next(iter(axes))
+    along = study.along or (LOSS if LOSS in axes or not axes else next(iter(axes)))
     keys = axes.pop(along, [LOSS])
     options = ["--output", f"{study.folder}/comparison"]
     if keys != [LOSS]:

@@ -67,8 +67,12 @@ def save_predictions(path: Path, predictions: Predictions) -> None:
         save_file(contiguous, aside, metadata={"format": str(FORMAT), **names})
 
 
-def load_predictions(path: Path) -> Predictions:
+def load_predictions(path: Path, *, features: bool = True) -> Predictions:
     """Read what `save_predictions` wrote.
+
+    Args:
+        path: Of the file.
+        features: Whether features are read, too, which may be most of it.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -80,7 +84,8 @@ def load_predictions(path: Path) -> Predictions:
         metadata = file.metadata() or {}
         if metadata.get("format") != str(FORMAT):
             raise ValueError(f"{path} has predictions format {metadata.get('format')}, expected {FORMAT}")
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- not a dict
+        keys = [name for name in file.keys() if features or name != "features"]  # noqa: SIM118 -- not a dict
+        tensors = {name: file.get_tensor(name) for name in keys}
     names = {name: json.loads(metadata[name]) for name in NAMES if name in metadata}
     return Predictions(**tensors, **names)
 

@@ -86,7 +86,6 @@ def _ece(logits: Tensor, targets: Tensor) -> Counted:
 def _aurc(logits: Tensor, targets: Tensor) -> Counted:
     order, starts = _ranks(_confidence(logits))
     wrong = 1 - _correct(logits, targets)[order]
-    harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, len(order) + 1))])
 
     def aurc(counts: NDArray) -> NDArray:
         # A run of m equal confidences with k errors after W images with E errors: sum over j = 1..m of
@@ -94,6 +93,8 @@ def _aurc(logits: Tensor, targets: Tensor) -> Counted:
         m = np.add.reduceat(counts[:, order], starts, axis=1)
         k = np.add.reduceat(counts[:, order] * wrong, starts, axis=1)
         upto, errors = m.cumsum(1), k.cumsum(1) - k
+        most = int(upto[:, -1].max(initial=0))  # copies may be more than the images
+        harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, most + 1))])
         rate = np.divide(k, m, out=np.zeros_like(k), where=m > 0)
         reach = _at(harmonic, upto) - _at(harmonic, upto - m)
         return (k + (errors - rate * (upto - m)) * reach).sum(1) / counts.sum(1)

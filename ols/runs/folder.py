@@ -25,6 +25,7 @@ except ImportError:  # Windows
 # What may change while a run continues, because its results do not depend on it.
 FREE_KEYS = {
     "run_dir",  # a run may be moved, and its folder spelled in another way
+    "cell",
     "resume",
     "profile",
     "data.workers",
@@ -216,7 +217,7 @@ def _identify(folder: RunFolder, config: Config) -> dict[str, str]:
 
     Where the file with the name is lost or damaged, it is the one that the newest checkpoint bears.
     """
-    own = {key: value for key, value in flat_config(config).items() if key not in FREE_KEYS | FILLED_IN}
+    own = {key: value for key, value in flat_config(config).items() if not is_free(key) and key not in FILLED_IN}
     digest = hashlib.blake2b(json.dumps(own, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
     try:
         run = read_record(folder.identity_file)["run"]
@@ -255,13 +256,18 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def is_free(key: str) -> bool:
+    """Return whether a dotted key may change while a run continues, because its results do not depend on it."""
+    return key in FREE_KEYS or key.split(".")[0] in FREE_KEYS
+
+
 def config_differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Return a line for each dotted key that two configurations differ in and that matters for results."""
     differing = (key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key))
     return [
         f"  {key}: {before.get(key)!r} -> {now.get(key)!r}"
         for key in differing
-        if key not in FREE_KEYS and not (key in FILLED_IN and None in (before.get(key), now.get(key)))
+        if not is_free(key) and not (key in FILLED_IN and None in (before.get(key), now.get(key)))
     ]
 
 

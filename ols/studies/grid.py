@@ -1,18 +1,12 @@
-"""A study: the runs that its named axes stand for.
-
-An axis is a name and its values. A value is a label and a piece of configuration. A cell takes one value of each axis,
-and is one run.
-"""
+"""A study: the runs that its named axes stand for; each is a cell of them."""
 
 import hashlib
 import json
 import os
-import re
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,75 +14,21 @@ from ols.command_line import parse_config
 from ols.config import Config, FinetuneConfig, ProbeConfig
 from ols.files import read_record
 from ols.runs.folder import RunFolder, config_differences, flat_config, flatten
-from ols.studies.labels import LOSS, MODEL, SEED, is_within
+from ols.studies.axes import (
+    HASH_BYTES,
+    Axis,
+    Cell,
+    build_axis,
+    check_keys,
+    check_overrides,
+    check_rules,
+    list_cells,
+)
+from ols.studies.labels import FOLD, SEED, SHARE, is_within
 from ols.studies.launchers.slurm import Slurm
 
-# Axes whose values are the values of one key that is written often.
-SHORT_NAMES = {
-    LOSS: "loss.name",
-    MODEL: "model.name",
-    "lr": "optim.peak_lr",
-    "fold": "split.fold",
-    "share": "split.share",
-}
 # Recipes that train a cell, and the configuration that each reads.
 SCHEMAS: dict[str, type[Config]] = {"pretrain": Config, "finetune": FinetuneConfig, "probe": ProbeConfig}
-# What a study sets in each run, or never sets, so that neither an axis nor the overrides can.
-RESERVED_KEYS = ("run_dir", "dry_run", "config")
-MOST_NAME_BYTES = 120  # of a cell; file systems allow 255, of which names of locks and logs need some
-HASH_BYTES = 4
-
-
-@dataclass(frozen=True)
-class Axis:
-    """What is varied, and how.
-
-    Args:
-        name: Name, such as `loss`.
-        values: Configuration by dotted keys, by the label of the value.
-    """
-
-    name: str
-    values: dict[str, dict[str, Any]]
-
-    @property
-    def keys(self) -> list[str]:
-        """The dotted keys that its values set."""
-        return list(dict.fromkeys(key for value in self.values.values() for key in value))
-
-    @property
-    def section_keys(self) -> list[str]:
-        """The same, or the section of the configuration that the axis is named for, where they all lie in it."""
-        return [self.name] if all(is_within(key, [self.name]) for key in self.keys) else self.keys
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One value of each axis.
-
-    Args:
-        labels: Label of the value, by the name of the axis, in the order of the axes.
-        config: What its values set, by dotted keys.
-    """
-
-    labels: dict[str, str]
-    config: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        """Name of its folder: its labels, with the end of the axis's name before those that begin with a digit.
-
-        Where that is longer than file systems like, its end is replaced by a hash of the labels.
-        """
-        parts = [
-            axis.rsplit(".", 1)[-1] + label if label[0].isdigit() else label for axis, label in self.labels.items()
-        ]
-        name = "-".join(parts)
-        if len(name.encode()) <= MOST_NAME_BYTES:
-            return name
-        known_by = hashlib.blake2b(json.dumps(self.labels).encode(), digest_size=HASH_BYTES).hexdigest()
-        kept = name.encode()[: MOST_NAME_BYTES - len(known_by) - 1].decode(errors="ignore")
-        return f"{kept}-{known_by}"
 
 
 @dataclass(frozen=True)
@@ -118,12 +58,16 @@ class Study:
         parallel: Runs at a time, or jobs of SLURM; on one machine each run takes all cores unless `train.threads` says
             otherwise.
         evaluate: Write the predictions of complete runs at the end.
+        question: What the study asks: the title of its page.
+        along: Axis whose values are compared on its page, with the first one; by default the first of several values
+            that is neither fold, seed, share nor chosen over.
+        choose_over: Axes that validation chooses over within each fold and seed, such as `[lr]`.
         format: Version of this schema.
 
     Raises:
         ValueError: Something is empty, twice or not a value; a label cannot name a folder, or two cells would have the
-            same; two axes set the same key; `parallel` is less than 1; there is no such command; or an override sets
-            what the study varies.
+            same; two axes set the same key; `parallel` is less than 1; there is no such command; an override sets
+            what the study varies; or an axis cannot be compared along or chosen over.
     """
 
     folder: str
@@ -137,6 +81,9 @@ class Study:
     slurm: Slurm = field(default_factory=Slurm)
     parallel: int = 1
     evaluate: bool = True
+    question: str | None = None
+    along: str | None = None
+    choose_over: list[str] = field(default_factory=list)
     format: Literal[1] = 1
 
     def __post_init__(self):
@@ -148,9 +95,10 @@ class Study:
         if self.parallel < 1:
             raise ValueError(f"parallel must be at least 1, got {self.parallel}")
         axes = self.list_axes()
-        _check_keys(axes)
-        _check_rules(axes, self.where)
+        check_keys(axes)
+        check_rules(axes, self.where)
         check_overrides(axes, flatten(self.overrides))
+        self._check_comparison()
         names: dict[str, Cell] = {}
         cells = list_cells(axes, self.where)
         if not cells:
@@ -162,7 +110,23 @@ class Study:
 
     def list_axes(self) -> list[Axis]:
         """Return the axes, in the order in which they are written."""
-        return [_build_axis(name, values) for name, values in self.axes.items()]
+        return [build_axis(name, values) for name, values in self.axes.items()]
+
+    @property
+    def compared_along(self) -> str | None:
+        """Axis whose values are compared; None where there is none."""
+        left = [name for name in self.axes if name not in (FOLD, SEED, SHARE, *self.choose_over)]
+        return self.along or next((name for name in left if len(self.axes[name]) > 1), None)
+
+    def _check_comparison(self) -> None:
+        for key, names in {"along": [self.along] if self.along else [], "choose_over": self.choose_over}.items():
+            for name in names:
+                if name not in self.axes:
+                    raise ValueError(f"{key}: no axis {name!r}; the study has {', '.join(self.axes)}")
+                if name in (FOLD, SEED):
+                    raise ValueError(f"{key}: {name} is no such axis: its values are repetitions")
+        if self.along in self.choose_over:
+            raise ValueError(f"along: validation chooses over {self.along}, so that it cannot be compared")
 
 
 @dataclass(frozen=True)
@@ -215,42 +179,6 @@ class Run:
         return self.is_complete or bool(RunFolder(self.run_dir).list_checkpoints())
 
 
-def list_cells(axes: Sequence[Axis], where: Sequence[Mapping[str, Any]] = ()) -> list[Cell]:
-    """Return the product of the axes, each in its order, the last one varying first.
-
-    Seeds vary last, wherever they stand, so that all other combinations have their first results early.
-
-    Args:
-        axes: The axes.
-        where: Rules that leave combinations out, see `Study`.
-    """
-    rules = [(_labels_of(rule["when"]), _labels_of(rule["only"])) for rule in where]
-    slowest_first = sorted(axes, key=lambda axis: axis.name != SEED)
-    cells = []
-    for combination in product(*(axis.values.items() for axis in slowest_first)):
-        chosen = {axis.name: value for axis, value in zip(slowest_first, combination, strict=True)}
-        labels = {axis.name: chosen[axis.name][0] for axis in axes}
-        if any(_agrees(labels, when) and not _agrees(labels, only) for when, only in rules):
-            continue
-        config = {key: value for axis in axes for key, value in chosen[axis.name][1].items()}
-        cells.append(Cell(labels, config))
-    return cells
-
-
-def _labels_of(condition: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return labels by the name of their axis; one label alone is a list of one."""
-    lists = {name: value if isinstance(value, list) else [value] for name, value in condition.items()}
-    return {name: [_label(value) for value in values] for name, values in lists.items()}
-
-
-def _agrees(labels: Mapping[str, str], condition: Mapping[str, list[str]]) -> bool:
-    return all(labels[axis] in allowed for axis, allowed in condition.items())
-
-
-def _label(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
 def plan_runs(study: Study, source: Path, overrides: Sequence[str] = ()) -> list[Run]:
     """Return the runs of a study, in the order of `list_cells`.
 
@@ -281,7 +209,9 @@ def plan_runs(study: Study, source: Path, overrides: Sequence[str] = ()) -> list
                 parsed[place] = parse_config(source, arguments, schema)
             sections = {key.split(".")[0] for axis in group for key in axis.keys}
             config = replace(config or parsed[place], **{name: getattr(parsed[place], name) for name in sections})
-        config = replace(config or parse_config(source, arguments, schema), run_dir=str(run_dir))
+        config = config or parse_config(source, arguments, schema)
+        config = replace(config, run_dir=str(run_dir), cell=cell.labels)
+        arguments.append(f"--cell={json.dumps(cell.labels)}")
         if isinstance(config, FinetuneConfig):
             _check_one_fold(config)
             if isinstance(config, ProbeConfig):
@@ -344,92 +274,6 @@ def check_known(run: Run) -> None:
             f"{run.run_dir} holds a run with another configuration:\n" + "\n".join(differences) + "\n"
             "Name another folder for the study, or remove that run."
         )
-
-
-def check_overrides(axes: Sequence[Axis], keys: Iterable[str]) -> None:
-    """Make sure that overrides leave alone what a study varies.
-
-    Raises:
-        ValueError: They do not; the message names the key and the axis.
-    """
-    varied = {key: "the study does" for key in RESERVED_KEYS}
-    for axis in axes:
-        # Another loss would drop the options of the one before, so all of its section goes with its name.
-        keys_of_axis = [*axis.keys, "loss"] if "loss.name" in axis.keys else axis.keys
-        varied |= {key: f"the axis {axis.name} does" for key in keys_of_axis}
-    for key in keys:
-        for of_study, who in varied.items():
-            if _overlap(key, of_study):
-                raise ValueError(f"overrides cannot set {key}: {who}")
-
-
-def _build_axis(name: str, values: Any) -> Axis:
-    if not isinstance(values, list | Mapping):
-        raise ValueError(f"axes.{name} must be a list of values, or a mapping of labels to configuration")
-    if not values:
-        raise ValueError(f"axes.{name} is empty")
-    by_label: dict[str, dict[str, Any]] = {}
-    if isinstance(values, Mapping):
-        for label, config in values.items():
-            if not isinstance(config, Mapping):
-                raise ValueError(f"axes.{name}.{label} must be a mapping of configuration, got {config!r}")
-            if name == LOSS and "name" not in config:
-                raise ValueError(f"axes.loss.{label} has no name")
-            by_label[str(label)] = flatten(dict(config), "loss." if name == LOSS else "")
-    else:
-        for value in values:
-            if isinstance(value, list | Mapping):
-                raise ValueError(f"axes.{name} is a list, so {value!r} cannot be in it; give it a label in a mapping")
-            label = _label(value)
-            if label in by_label:
-                raise ValueError(f"axes.{name} has a value twice: {values}")
-            by_label[label] = {SHORT_NAMES.get(name, name): value}
-    for label in by_label:
-        if not re.fullmatch(r"\w[\w.-]*", label):
-            advice = "" if isinstance(values, Mapping) else "; give the value another one in a mapping"
-            raise ValueError(f"axes.{name}: the label {label!r} may only have letters, digits, _, - and .{advice}")
-    _check_different(name, by_label)
-    return Axis(name, by_label)
-
-
-def _check_different(name: str, values: dict[str, dict[str, Any]]) -> None:
-    seen: dict[str, str] = {}
-    for label, config in values.items():
-        first = seen.setdefault(json.dumps(config, sort_keys=True, default=str), label)
-        if first != label:
-            raise ValueError(f"axes.{name} has a value twice: {first} and {label}")
-
-
-def _check_keys(axes: Sequence[Axis]) -> None:
-    """Make sure that no key is set twice, or by an axis although the study sets it."""
-    setting: dict[str, str] = {}
-    for axis in axes:
-        for key in axis.keys:
-            if is_within(key, RESERVED_KEYS):
-                raise ValueError(f"axes.{axis.name} cannot set {key}: the study does")
-            for other_key, other in setting.items():
-                if _overlap(key, other_key):
-                    raise ValueError(f"axes.{other} and axes.{axis.name} both set {key}")
-        setting |= dict.fromkeys(axis.keys, axis.name)
-
-
-def _check_rules(axes: Sequence[Axis], rules: Sequence[Mapping[str, Any]]) -> None:
-    """Make sure that rules are of `when` and `only`, and name labels that there are."""
-    known = {axis.name: axis.values for axis in axes}
-    for rule in rules:
-        if set(rule) != {"when", "only"}:
-            raise ValueError(f"where: a rule has `when` and `only`, got {', '.join(rule) or 'neither'}")
-        for condition in rule.values():
-            for name, labels in _labels_of(condition).items():
-                if name not in known:
-                    raise ValueError(f"where: no axis {name!r}; the study has {', '.join(known)}")
-                for label in labels:
-                    if label not in known[name]:
-                        raise ValueError(f"where: {name} has no value {label!r}, only {', '.join(known[name])}")
-
-
-def _overlap(key: str, other: str) -> bool:
-    return is_within(key, [other]) or is_within(other, [key])
 
 
 def _options(flat: dict[str, Any]) -> list[str]:

@@ -8,12 +8,11 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from ols.runs.folder import FREE_KEYS
+from ols.runs.folder import is_free
 
-SEED = "seed"
+FOLD, SEED, SHARE = "fold", "seed", "share"
 # In every comparison, by name at least.
 LOSS, MODEL = "loss", "model"
-NOT_FOR_RESULTS = FREE_KEYS | {"run_dir"}
 
 
 def axis_labels(configs: Sequence[dict[str, Any]], sections: Sequence[str]) -> list[str]:
@@ -35,7 +34,7 @@ def axis_labels(configs: Sequence[dict[str, Any]], sections: Sequence[str]) -> l
     for config in configs:
         name = str(config.get(named, ""))
         like = by_name[name]
-        keys = [key for key in sorted(set().union(*like)) if is_within(key, sections) and key not in NOT_FOR_RESULTS]
+        keys = [key for key in sorted(set().union(*like)) if is_within(key, sections) and not is_free(key)]
         telling = [key for key in keys if len({repr(other.get(key)) for other in like}) > 1]
         words = [f"{key.removeprefix(f'{first}.')}={config.get(key)}" for key in telling]
         labels.append(" ".join([name, *words] if name else words))
@@ -55,7 +54,7 @@ def check_comparable(run_dirs: Sequence[Path], configs: Sequence[dict[str, Any]]
     """
     lines = []
     for key in sorted(set().union(*configs)):
-        if key in NOT_FOR_RESULTS or is_within(key, [SEED, *allowed]):
+        if is_free(key) or is_within(key, [SEED, *allowed]):
             continue
         examples: dict[str, Path] = {}
         for run_dir, config in zip(run_dirs, configs, strict=True):

@@ -1,4 +1,4 @@
-"""What the cells of a fine-tuning study came to, read from their folders."""
+"""What the cells of a study came to, read from their folders."""
 
 import json
 import math
@@ -50,21 +50,26 @@ class CellResult:
 
 
 def load_cells(runs: Sequence[Run], logs: Path) -> list[CellResult]:
-    """Return what the complete runs among these came to, in their order.
+    """Return what those among these came to that are complete and whose predictions are there, in their order.
 
     Args:
-        runs: Runs of a study whose recipe is `finetune` or `probe`.
+        runs: Runs of a study.
         logs: Folder with the logs of their jobs.
 
     Raises:
         DamagedFileError: Predictions are damaged; the message names the file.
     """
-    return [_load(run, logs) for run in runs if run.is_complete]
+    there = [run for run in runs if run.is_complete and all(path.is_file() for path in _predictions(run))]
+    return [_load(run, logs) for run in there]
+
+
+def _predictions(run: Run) -> list[Path]:
+    return [RunFolder(run.run_dir).predictions(split) for split in ("val", "test")]
 
 
 def _load(run: Run, logs: Path) -> CellResult:
     folder = RunFolder(run.run_dir)
-    val, test = (load_predictions(folder.predictions(split)) for split in ("val", "test"))
+    val, test = (load_predictions(path, features=False) for path in _predictions(run))
     if isinstance(run.config, ProbeConfig):
         probed = read_record(folder.probe)
         state, parameters = probed["task_state"], probed["parameters"]

@@ -5,7 +5,7 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from string import Template
@@ -132,7 +132,14 @@ def add_layout(writer: SummaryWriter, task: Task, prefixes: Sequence[str]) -> No
     writer.add_custom_scalars({"evaluation": charts})
 
 
-def add_hparams(writer: SummaryWriter, config: dict[str, Any], task: Task, metrics: dict[str, float]) -> None:
+def add_hparams(
+    writer: SummaryWriter,
+    config: dict[str, Any],
+    task: Task,
+    metrics: dict[str, float],
+    *,
+    axes: Mapping[str, str] | None = None,
+) -> None:
     """Add the run to the HParams tab, which shows the newest scalars of the metrics' tags.
 
     TensorBoard takes the columns from any one run, so they are the same for all losses of a task: the measures of the
@@ -143,6 +150,8 @@ def add_hparams(writer: SummaryWriter, config: dict[str, Any], task: Task, metri
         task: What is predicted.
         config: Resolved configuration.
         metrics: Final metrics by tag.
+        axes: Label of the run on each axis of its study, by the axis's name; they go before what the configuration
+            says under the same names.
     """
     loss = dict(config["loss"])
     chosen = {
@@ -154,7 +163,7 @@ def add_hparams(writer: SummaryWriter, config: dict[str, Any], task: Task, metri
         "epochs": config["train"]["epochs"],
         "precision": config["train"]["precision"],
         "seed": str(config["seed"]),  # a name, not a quantity
-    }
+    } | dict(axes or {})
     columns = {*task.table, *(f"{name}_{end}" for name in task.table for end in BELONGING)}
     shown = {tag: value for tag, value in metrics.items() if tag.rpartition("/")[2] in columns}
     for summary in hparams(chosen, shown):

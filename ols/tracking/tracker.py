@@ -6,6 +6,7 @@ import os
 import shlex
 import time
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ class Tracker:
         environment: Versions, device, commit; `command` is the command line.
         task: What is predicted, and which measures say how well.
         enabled: False on every process but the main one, where nothing is written.
+        axes: Label of the run on each axis of its study, for TensorBoard's HParams.
     """
 
     def __init__(
@@ -42,9 +44,10 @@ class Tracker:
         environment: dict[str, Any],
         task: Task,
         enabled: bool,
+        axes: Mapping[str, str] | None = None,
     ):
         self.folder, self.config, self.environment, self.enabled = folder, config, environment, enabled
-        self.task = task
+        self.task, self.axes = task, axes
         self._writer: SummaryWriter | None = None  # None: nothing is written
 
     def start(self, *, images_seen: int, metrics_bytes: int = 0, purge_from: int = 0) -> None:
@@ -138,7 +141,7 @@ class Tracker:
         """
         if self._writer is None:
             return
-        dashboard.add_hparams(self._writer, self.config, self.task, metrics)
+        dashboard.add_hparams(self._writer, self.config, self.task, metrics, axes=self.axes)
         if soft_labels is not None:
             dashboard.add_projector(self._writer, "soft_labels", soft_labels, classes, groups, epoch=epoch)
 

@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 
 from ols.config import Config
+from ols.studies.axes import list_cells
 from ols.studies.durations import estimate, estimate_disk, record_seconds, seconds_left
-from ols.studies.grid import Run, Study, list_cells
+from ols.studies.grid import Run, Study
 
 
 @pytest.fixture

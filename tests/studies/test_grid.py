@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from ols.command_line import parse_config
-from ols.studies.grid import MOST_NAME_BYTES, Study, list_cells, plan_runs
+from ols.studies.axes import MOST_NAME_BYTES, list_cells
+from ols.studies.grid import Study, plan_runs
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "recipes" / "configs" / "radiology13.yaml"

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from ols.config import Config
-from ols.studies.grid import Run, Study, list_cells
+from ols.studies.axes import list_cells
+from ols.studies.grid import Run, Study
 from ols.studies.jobs import record_end, record_start
 from ols.studies.progress import Progress
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ols.studies.grid import Study, list_cells, plan_runs
+from ols.studies.axes import list_cells
+from ols.studies.grid import Study, plan_runs
 from ols.tasks import find_task
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "configs" / "studies"

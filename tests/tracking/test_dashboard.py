@@ -264,6 +264,20 @@ def test_a_binary_run_has_its_auc_among_charts_and_hyperparameters(tmp_path):
     assert (series.value, series.lower, series.upper) == ("val/auc", "val/auc_low", "val/auc_high")
 
 
+def test_hyperparameters_carry_the_axes_of_the_study_under_their_names(tmp_path):
+    axes = {"source": "radimagenet", "fold": "3", "loss": "hard labels"}
+    options = {"config": _config({"name": "hard"}, seed=0), "environment": {"command": []}, "task": TASK}
+    tracker = Tracker(RunFolder(tmp_path), **options, enabled=True, axes=axes)
+    tracker.start(images_seen=0)
+    tracker.log_end({"test/top1": 0.5}, epoch=1, soft_labels=None, classes=CLASSES, groups=GROUPS)
+    tracker.close()
+    events = EventAccumulator(str(tmp_path)).Reload()
+    start = HParamsPluginData.FromString(events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content)
+    found = {name: value.string_value for name, value in start.session_start_info.hparams.items()}
+    assert axes.items() <= found.items()
+    assert found["model"] == "test_resnet"
+
+
 class _Page(HTMLParser):
     """Tags with their attributes, and the text of each kind of tag."""
 

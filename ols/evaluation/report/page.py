@@ -43,7 +43,7 @@ def write_page(
 
 def render_markdown(model: ModelReport, report: Report) -> str:
     """Return facts, sentences and the table of measures as Markdown."""
-    return _environment().get_template("report.md.j2").render(model=model, report=report)
+    return report_environment().get_template("report.md.j2").render(model=model, report=report)
 
 
 def render_page(model: ModelReport, report: Report, *, source: ImageSource, preprocessing: Preprocessing) -> str:
@@ -58,8 +58,8 @@ def render_page(model: ModelReport, report: Report, *, source: ImageSource, prep
             image = outlined(seen, exhibit.masks.true, exhibit.masks.found, side=OUTLINED_SIZE)
         return _picture_uri(image)
 
-    environment = _environment()
-    environment.globals |= {"picture": picture, "figure_uri": _figure_uri, "form": _form}
+    environment = report_environment()
+    environment.globals["picture"] = picture
     conditions = json.dumps(model.conditions, indent=1)
     return environment.get_template("page.html.j2").render(model=model, report=report, conditions=conditions)
 
@@ -69,7 +69,8 @@ def _form(part: Part) -> str:
     return type(part).__name__
 
 
-def _environment() -> Environment:
+def report_environment() -> Environment:
+    """Return what fills in templates of pages: those of this folder, and `parts.html.j2`, which shows any part."""
     environment = Environment(
         loader=PackageLoader("ols.evaluation.report", ""),
         autoescape=select_autoescape(["html.j2"]),
@@ -77,6 +78,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals |= {"figure_uri": _figure_uri, "form": _form}
     environment.filters |= {"count": "{:,}".format, "escaped": markdown_text}
     return environment
 

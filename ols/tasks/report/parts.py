@@ -69,6 +69,7 @@ class Cell:
         small: What a name belongs to, such as a class to a group.
         note: What a reader may not know of it.
         bar: A fraction to draw as a bar.
+        link: Address that the value leads to.
     """
 
     text: str = ""
@@ -77,6 +78,7 @@ class Cell:
     small: str = ""
     note: str = ""
     bar: float | None = None
+    link: str = ""
 
 
 @dataclass(frozen=True)
