@@ -62,7 +62,7 @@ class SampledConfounder:
     @property
     def cells(self) -> dict[tuple[bool, bool], int]:
         """How many images there are to draw from, by whether they are positive and have the attribute."""
-        return {cell: len(self._cell(*cell)) for cell in product((True, False), repeat=2)}
+        return {cell: len(self._cell(*cell)) for cell in product((True, False), (True, False))}
 
     def draw(self, share: float) -> np.ndarray:
         """Draw images of whose labels a share goes with the attribute, and the rest is independent of it.
