@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from ols.config import Config, DataConfig, ModelConfig
-from ols.data.confounding import Confounded, SampledConfounder, draw_carriers
+from ols.data.confounding import Confounded, draw_carriers
 from ols.data.options import CONFOUNDER_STRENGTHS
+from ols.data.sampled_confounder import SampledConfounder
 from ols.data.sources.table import Table
 from ols.data.splits import Folds, load_folds
 from ols.data.transforms import EvalTransform, Preprocessing

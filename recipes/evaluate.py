@@ -70,6 +70,7 @@ def main(options: Namespace) -> None:
     from ols.config import Config, DataConfig, TrainConfig
     from ols.data.confounding import confound
     from ols.data.loading import EvalLoader, Place
+    from ols.data.sampled_confounder import draw_pools
     from ols.data.sampling import EvalBatches
     from ols.data.sources.opening import open_data
     from ols.data.transforms import EvalTransform
@@ -120,8 +121,9 @@ def main(options: Namespace) -> None:
                 in_chans=trained.preprocessing.in_chans,
             )
             accelerator.print(f"{run}: {data.description}")
+            pools, _ = draw_pools(data.sources, data.pools, confounding)
             sources = {
-                split: confound(data.sources[split], split, data.pools[split], confounding, trained.preprocessing)
+                split: confound(data.sources[split], split, pools[split], confounding, trained.preprocessing)
                 for split in dict.fromkeys(["val", *options.splits])
             }
             find_task(trained.task).check_source(sources["val"])
@@ -129,7 +131,7 @@ def main(options: Namespace) -> None:
             if options.subgroups:
                 check_subgroups(task)
                 read_attributes(sources["val"], options.subgroups)
-            work.append((trained, task, folder, root, data.pools, sources, trained.load(task.classes)))
+            work.append((trained, task, folder, root, pools, sources, trained.load(task.classes)))
 
     # Predict
     for trained, task, folder, root, pools, sources, model in work:

@@ -4,7 +4,6 @@ Writes scores of each image, a summary with intervals, and a page with overlays,
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
@@ -62,11 +61,9 @@ def main(options: Namespace) -> None:
     import numpy as np
     import torch
 
-    from ols.config import Config, DataConfig, TrainConfig
-    from ols.data.loading import EvalLoader, Place
-    from ols.data.sampling import EvalBatches
-    from ols.data.sources.opening import open_data
-    from ols.data.transforms import EvalTransform
+    from ols.config import TrainConfig
+    from ols.data.loading import Place
+    from ols.evaluation.opened import open_trained
     from ols.localisation.activation_maps import last_feature_layer
     from ols.localisation.measurement import BASELINES, localise
     from ols.localisation.overlays import best_median_worst, draw_overlays, read_overlays
@@ -77,7 +74,6 @@ def main(options: Namespace) -> None:
     from ols.localisation.summary import ahead_of, choose_thresholds, scores_at
     from ols.runs.environment import available_cores, environment_record
     from ols.runs.trained_model import find_trained
-    from ols.tasks import build_task, find_task
     from ols.training.machine import build_accelerator
 
     accelerator = build_accelerator(TrainConfig(device=options.device))
@@ -92,20 +88,9 @@ def main(options: Namespace) -> None:
         with one_line_errors():
             # Open model, data and masks
             trained = find_trained(run, options.checkpoint)
-            config = trained.config or Config(data=DataConfig(root=""))
-            root, places = options.data.root or config.data.root, options.data.splits or config.data.splits
-            if not root:
-                raise ValueError(f"{run} is an export alone: name its data set with --data.root")
-            data = open_data(
-                replace(config.data, root=root, splits=places),
-                config.split,
-                kind=find_task(trained.task).kind,
-                in_chans=trained.preprocessing.in_chans,
-            )
-            sources = data.sources
+            opened = open_trained(trained, root=options.data.root, splits=options.data.splits)
+            root, task, data, sources = opened.root, opened.task, opened.data, opened.data.sources
             source = sources[options.split]
-            find_task(trained.task).check_source(source)
-            task = build_task(trained.task, source.classes, source.groups, **trained.task_state)
             if options.boxes:
                 findings = options.findings.split(",") if options.findings else ()
                 regions = Boxes(Path(options.boxes), findings=findings)
@@ -125,10 +110,10 @@ def main(options: Namespace) -> None:
 
             # Look where the model looks
             loaders = {
-                split: EvalLoader(
-                    sources[split],
-                    EvalTransform(trained.preprocessing),
-                    EvalBatches(indices, batch_size=options.batch_size),
+                split: opened.loader(
+                    split,
+                    pool=indices,
+                    batch_size=options.batch_size,
                     workers=options.data.workers,
                     place=Place(accelerator.device),
                 )

@@ -1,4 +1,4 @@
-"""Confounders: shortcuts put into images of one class as they are read, and samples in which an attribute is one.
+"""Confounders: shortcuts put into images of one class as they are read.
 
 Of the positive images of training and validation a share carries the confounder. A network that leans on it fails on
 the inverted test, where all negatives carry it and no positive does (Source Matters, 2024).
@@ -11,7 +11,6 @@ for every seed.
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
@@ -23,7 +22,7 @@ from ols.data.sources.protocol import ImageSource, Split, target_kind
 from ols.data.transforms import Preprocessing, fit, to_array, to_image
 from ols.keyed import keyed_bits
 
-CARRIERS, PHOTONS, ATTRIBUTE = (int.from_bytes(name) for name in (b"carriers", b"photons", b"attribut"))
+CARRIERS, PHOTONS = (int.from_bytes(name) for name in (b"carriers", b"photons"))
 LETTER = np.array([list(row) for row in ("####.", "#...#", "#...#", "####.", "#.#..", "#..#.", "#...#")]) == "#"
 TAG_CORNER = 0.15  # of the shorter side, from the left and the top of the central square: a crop to 7/8 keeps it
 DENSITY = 2.0  # of white, as an exponent: e^-2 of the photons pass
@@ -159,7 +158,7 @@ def draw_carriers(source: ImageSource, candidates: np.ndarray, share: float) -> 
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share must lie in [0, 1], got {share}")
-    return np.sort(_in_keyed_order(source, candidates, CARRIERS)[: round(share * len(candidates))])
+    return np.sort(in_keyed_order(source, candidates, CARRIERS)[: round(share * len(candidates))])
 
 
 class Confounded:
@@ -240,6 +239,8 @@ def confound(
 ) -> ImageSource:
     """Return a split as the options ask for: a share of the pool's positives confounded, or a test that says otherwise.
 
+    An attribute changes no image: `ols.data.sampled_confounder` chooses among them.
+
     Args:
         source: Data set.
         split: Which split: only of `test` there are three forms.
@@ -250,7 +251,7 @@ def confound(
     Raises:
         ValueError: The positive class cannot be found, see `labels_of`; or the pool has no positive.
     """
-    if options.confounder == "none":
+    if not options.changes_images:
         return source
     labels = labels_of(source, options.confounder_class or "")[pool]
     form = options.confounder_test if split == "test" else "matched"
@@ -282,77 +283,7 @@ def labels_of(source: ImageSource, name: str) -> np.ndarray:
     return (source.targets == number if kind == "class" else source.targets[:, number]).astype(np.float64)
 
 
-@dataclass(frozen=True)
-class SampledConfounder:
-    """An attribute of a data set, such as sex, that is made to go with the label by choosing images.
-
-    Per class as many images are drawn at every share as the smallest of the four cells (positive or negative, with the
-    attribute or without) has, so that shares differ in nothing but the confounding, and every share can be drawn.
-
-    Args:
-        source: Data set, whose names key the choice.
-        pool: Indices that may be drawn, int64 `[P]`; leave out those whose attribute is unknown.
-        positive: Whether each image of the data set is positive, bool `[N]`.
-        attribute: Whether each has the attribute, bool `[N]`.
-
-    Raises:
-        ValueError: Shapes are wrong, or a cell is empty, which the message names.
-    """
-
-    source: ImageSource
-    pool: np.ndarray
-    positive: np.ndarray
-    attribute: np.ndarray
-
-    def __post_init__(self):
-        for name in ("positive", "attribute"):
-            values = getattr(self, name)
-            if values.dtype != bool or values.shape != (len(self.source),):
-                raise ValueError(f"{name} must be bool [{len(self.source)}], got {values.dtype} {list(values.shape)}")
-        for positive in (True, False):
-            for attribute in (True, False):
-                if not len(self._cell(positive, attribute)):
-                    raise ValueError(
-                        f"no {'positive' if positive else 'negative'} image {'with' if attribute else 'without'} the "
-                        "attribute: label and attribute cannot be taken apart"
-                    )
-
-    @property
-    def per_class(self) -> int:
-        """How many positives, and as many negatives, are drawn at every share."""
-        return min(len(self._cell(*cell)) for cell in ((True, True), (True, False), (False, True), (False, False)))
-
-    def draw(self, share: float) -> np.ndarray:
-        """Draw images of whose labels a share goes with the attribute, and the rest is independent of it.
-
-        The attribute says the label of (1 + share) / 2 of the images: at 0 it says nothing, at 1 everything, and at
-        -1, the inverted test, always the opposite.
-
-        Args:
-            share: In [-1, 1].
-
-        Returns:
-            Indices in ascending order, int64 `[2 per_class]`.
-
-        Raises:
-            ValueError: The share does not lie in [-1, 1].
-        """
-        if not -1 <= share <= 1:
-            raise ValueError(f"share must lie in [-1, 1], got {share}")
-        together = round((1 + share) / 2 * self.per_class)
-        parts = [
-            _in_keyed_order(self.source, self._cell(positive, attribute), ATTRIBUTE)[:count]
-            for positive in (True, False)
-            for attribute, count in ((positive, together), (not positive, self.per_class - together))
-        ]
-        return np.sort(np.concatenate(parts))
-
-    def _cell(self, positive: bool, attribute: bool) -> np.ndarray:
-        inside = (self.positive[self.pool] == positive) & (self.attribute[self.pool] == attribute)
-        return self.pool[inside]
-
-
-def _in_keyed_order(source: ImageSource, indices: np.ndarray, stream: int) -> np.ndarray:
+def in_keyed_order(source: ImageSource, indices: np.ndarray, stream: int) -> np.ndarray:
     """Return indices in an order that their names alone decide."""
     keys = np.array([sample_key(source.sample_id(index)) for index in indices.tolist()], np.uint64)
     return indices[np.argsort(keyed_bits(stream, keys), kind="stable")]

@@ -9,6 +9,7 @@ from ols.data.confounding import confound
 from ols.data.loading import EvalLoader, Loader, Place, TrainLoader
 from ols.data.mixing import Mixing
 from ols.data.options import DataOptions, SplitOptions
+from ols.data.sampled_confounder import draw_pools
 from ols.data.sampling import BatchShare, EvalBatches, TrainBatches
 from ols.data.selection import select
 from ols.data.sources.opening import open_data
@@ -82,8 +83,11 @@ def build_loaders(
     if workers is None:
         workers = min(8 if pack is None else 2, cores)
 
+    if options.confounder == "attribute" and options.train_images is not None:
+        raise ValueError("train_images and the confounder attribute both choose the images of training")
+    drawn, said = draw_pools(sources, data.pools, options)
     pools = select(
-        data.pools,
+        drawn,
         train_images=options.train_images,
         limit=None if limit_batches is None else limit_batches * share.global_batch_size,
         overfit=None if overfit_batches is None else overfit_batches * share.global_batch_size,
@@ -101,7 +105,7 @@ def build_loaders(
 
     if options.confounder != "none":
         sources = {split: confound(sources[split], split, pools[split], options, preprocessing) for split in SPLITS}
-        description += f"; {options.describe_confounder()}"
+        description += f"; {options.describe_confounder()}{said and f': {said}'}"
 
     kind = target_kind(sources["train"])
     if kind != "class" and (options.mixes or options.sampling == "class_balanced"):

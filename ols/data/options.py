@@ -12,7 +12,7 @@ Aspect = Literal["shorter", "longest", "squash"]
 Augment = Literal["none", "radiology", "randaugment"]
 Sampling = Literal["natural", "class_balanced"]
 Unreadable = Literal["error", "skip"]
-Confounder = Literal["none", "tag", "low_pass", "noise", "jpeg", "gamma"]
+Confounder = Literal["none", "tag", "low_pass", "noise", "jpeg", "gamma", "attribute"]
 ConfoundedTest = Literal["matched", "clean", "inverted"]
 # Strengths of each confounder from faint to strong, see `ConfoundingOptions`; the middle one is the default.
 CONFOUNDER_STRENGTHS: dict[str, tuple[float, float, float]] = {
@@ -248,15 +248,17 @@ class ConfoundingOptions:
     """A shortcut put into images of one class, to see whether a network takes it: see `ols.data.confounding`.
 
     Args:
-        confounder: `tag`, a white R; `low_pass`, no detail; `noise` of few photons; `jpeg`, traces of compression; or
-            `gamma`, other tones.
+        confounder: `tag`, a white R; `low_pass`, no detail; `noise` of few photons; `jpeg`, traces of compression;
+            `gamma`, other tones; or `attribute`, a column of a table, by the choice of images.
         confounder_strength: Height of the tag as a fraction of the shorter side, 0 to 0.7; cut-off as a fraction of the
             Nyquist frequency, 0 to 1.5, where 1.5 keeps all; standard deviation of the noise of mid-gray as a fraction
             of white, 0 to 0.5; quality, 1 to 95; exponent, 0.1 to 10. By default 0.1, 0.4, 0.05, 20 and 0.65.
-        confounder_share: Share of the positive images of training and validation that carry it.
+        confounder_share: Share of the positive images of training and validation that carry it; how far the attribute
+            goes with the label, where it is one, from 0 to always.
         confounder_class: Name of the positive class, or of one of several labels, that carries it.
         confounder_test: Test images that carry it: `matched`, as many positives as in training; `clean`, none;
-            `inverted`, all negatives.
+            `inverted`, all negatives. Of an attribute: as in training, independent of the label, or always opposite.
+        confounder_attribute: Column of the table and the value that goes with the positive class, such as `sex=M`.
     """
 
     confounder: Confounder = "none"
@@ -264,6 +266,7 @@ class ConfoundingOptions:
     confounder_share: float = 0.0
     confounder_class: str | None = None
     confounder_test: ConfoundedTest = "matched"
+    confounder_attribute: str | None = None
 
     def __post_init__(self):
         if self.confounder not in get_args(Confounder):
@@ -273,22 +276,40 @@ class ConfoundingOptions:
             raise ValueError(f"confounder_test must be one of {known}, got {self.confounder_test!r}")
         if not 0 <= self.confounder_share <= 1:
             raise ValueError(f"confounder_share must lie in [0, 1], got {self.confounder_share}")
-        if self.confounder != "none":
+        if self.confounder == "attribute":
+            if self.confounder_strength is not None:
+                raise ValueError("an attribute has no confounder_strength")
+            if "=" not in (self.confounder_attribute or ""):
+                raise ValueError(
+                    f"confounder_attribute must name a column and a value like sex=M, got {self.confounder_attribute!r}"
+                )
+        elif self.confounder_attribute is not None:
+            raise ValueError(f"confounder_attribute needs the confounder attribute, not {self.confounder}")
+        if self.changes_images:
             check_strength(self.confounder, self.strength)
+        if self.confounder != "none":
             if self.confounder_class is None:
                 raise ValueError("confounder_class must name the positive class, which carries the confounder")
         elif self.confounder_strength is not None or self.confounder_share > 0 or self.confounder_class is not None:
             raise ValueError("confounder is none: confounder_strength, confounder_share and confounder_class need one")
 
     @property
+    def changes_images(self) -> bool:
+        """Whether there is a confounder that is put into images; an attribute only chooses among them."""
+        return self.confounder not in ("none", "attribute")
+
+    @property
     def strength(self) -> float:
-        """The strength, by default the middle one of its kind; 0 without a confounder."""
-        if self.confounder_strength is not None or self.confounder == "none":
+        """The strength, by default the middle one of its kind; 0 where nothing is put into images."""
+        if self.confounder_strength is not None or not self.changes_images:
             return self.confounder_strength or 0.0
         return CONFOUNDER_STRENGTHS[self.confounder][1]
 
     def describe_confounder(self) -> str:
         """Return which images carry what, in a sentence."""
+        if self.confounder == "attribute":
+            share = f"goes with {self.confounder_class} to {self.confounder_share:.0%} in training and validation"
+            return f"{self.confounder_attribute} {share}, test {self.confounder_test}"
         carriers = f"{self.confounder_share:.0%} of {self.confounder_class} in training and validation"
         return f"{self.confounder} {self.strength:g} in {carriers}, test {self.confounder_test}"
 

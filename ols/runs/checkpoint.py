@@ -64,7 +64,7 @@ def load_state(folder: Path) -> dict[str, Any]:
 def load_notes(folder: Path) -> tuple[Variant, list[str]]:
     """Return what the network of an intact checkpoint differs in from timm's, and where its first weights come from."""
     state = load_state(folder)
-    return Variant(**state["variant"]), state["origin"]
+    return Variant(**state["variant"]), state.get("origin", [])
 
 
 def load_tensors(folder: Path, part: str) -> dict[str, Tensor]:

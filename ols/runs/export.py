@@ -144,7 +144,7 @@ def load_export(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
             model = timm.create_model(name, **arguments)
         restore_shape(model, config["ols"]["shape"])
     apply_variant(trunk(model), Variant(**config["ols"]["variant"]))
-    note_origin(trunk(model), config["ols"]["origin"])
+    note_origin(trunk(model), config["ols"].get("origin", []))
     try:
         model.load_state_dict(_load_weights(folder))
     except RuntimeError as error:
@@ -176,7 +176,7 @@ def start_from_export(model: nn.Module, folder: Path) -> str:
         weights = {name: value for name, value in weights.items() if name in model.state_dict()}
     line = f"{load_into(model, weights, str(folder))}; sha256 {sha256(folder / WEIGHTS)}"
     apply_variant(model, Variant(**described["variant"]))
-    note_origin(model, [line, *described["origin"]])
+    note_origin(model, [line, *described.get("origin", ["of an export that does not say"])])
     return line
 
 

@@ -14,7 +14,6 @@ from ols.data.confounder_sheet import GAP, LABEL_WIDTH, contact_sheet
 from ols.data.confounding import (
     CONFOUNDERS,
     Confounded,
-    SampledConfounder,
     confound,
     draw_carriers,
     gamma,
@@ -252,32 +251,6 @@ def test_what_cannot_carry_a_confounder_is_refused():
         confound(Rows(), "val", np.arange(0, 20, 2), yes, SMALL)
     with pytest.raises(ValueError, match="a carrier is none of 20 samples"):
         Confounded(Rows(), "tag", 0.1, carriers=np.array([20]), preprocessing=SMALL)
-
-
-def test_a_sampled_attribute_says_as_much_of_the_label_as_asked_for_at_the_same_size():
-    source, rng = Rows(400), np.random.default_rng(5)
-    positive, attribute = source.targets == 1, rng.random(400) < 0.4
-    pool = np.arange(20, 400)
-    sampled = SampledConfounder(source, pool, positive, attribute)
-    size = min(int(((positive == p) & (attribute == a))[pool].sum()) for p in (0, 1) for a in (0, 1))
-    assert sampled.per_class == size
-    for share, agreeing in ((-1, 0), (0, 0.5), (0.5, 0.75), (1, 1)):
-        chosen = sampled.draw(share)
-        assert len(set(chosen)) == 2 * size
-        assert set(chosen) <= set(pool)
-        assert positive[chosen].sum() == size
-        for label in (True, False):
-            inside = chosen[positive[chosen] == label]
-            assert (attribute[inside] == label).sum() == round(agreeing * size)
-    agree = positive == attribute
-    weak, strong = sampled.draw(0.2), sampled.draw(0.8)
-    assert set(weak[agree[weak]]) <= set(strong[agree[strong]])
-
-
-def test_an_attribute_that_is_the_label_cannot_be_sampled():
-    source = Rows()
-    with pytest.raises(ValueError, match="no positive image without the attribute"):
-        SampledConfounder(source, np.arange(20), source.targets == 1, source.targets == 1)
 
 
 # Of 24 phantoms of 64 pixels: does the near-copy search take a confounded image for a copy of the clean one?

@@ -1,0 +1,182 @@
+"""Add columns to the cells of a study: `python recipes/columns.py <study>/runs/* --similarity --confounder tag`.
+
+Each run gets a `columns.json` with what its training has changed inside the network (--similarity), how well its maps
+hit the lesion (--boxes or --masks), and what a confounder does to it (--confounder). What is there already of the same
+weights and options is not done again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from ols.command_line import one_line_errors
+from ols.data.options import CONFOUNDER_STRENGTHS, ConfoundingOptions
+
+if TYPE_CHECKING:
+    from ols.data.loading import Place
+    from ols.evaluation.opened import Opened
+
+FORMS = ("matched", "clean", "inverted")
+
+
+def parse_options(argv: Sequence[str] | None = None) -> Namespace:
+    """Read the command line; a wrong option ends the process with a message that names it."""
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", help="folders of runs")
+    parser.add_argument("--similarity", action="store_true", help="each layer before and after training: CCA and CKA")
+    parser.add_argument("--rows", type=int, default=10_000, help="most points of images that layers are compared in")
+    parser.add_argument("--boxes", type=str | None, help="localisation: CSV with filename and boxes")
+    parser.add_argument("--masks", type=str | None, help="localisation: CSV with filename and a column mask")
+    parser.add_argument("--explain", default="true", help="true: evidence for an image's class; predicted; or a class")
+    parser.add_argument(
+        "--confounder",
+        choices=("own", *CONFOUNDER_STRENGTHS),
+        help="own: that of the run; or another one, at its default strength, for runs trained without",
+    )
+    parser.add_argument("--data.root", type=str | None, help="data set, by default that of the run")
+    parser.add_argument("--batch_size", type=int, default=64, help="images per forward pass")
+    parser.add_argument("--threads", type=int | None, help="torch's threads, by default all cores")
+    parser.add_argument("--device", choices=("auto", "cpu"), default="auto", help="cpu uses no accelerator")
+    options = parser.parse_args(argv)
+    if options.boxes and options.masks:
+        parser.error("what should be looked at: name one of --boxes and --masks")
+    if not (options.similarity or options.boxes or options.masks or options.confounder):
+        parser.error("no columns are asked for: name --similarity, --boxes or --masks, or --confounder")
+    return options
+
+
+def main(options: Namespace) -> None:
+    """Write the columns of each run."""
+    # Imported here because it takes seconds: --help answers at once.
+    import torch
+
+    from ols.config import TrainConfig
+    from ols.data.loading import Place
+    from ols.evaluation.opened import open_trained
+    from ols.files import read_record, write_record
+    from ols.runs.environment import available_cores
+    from ols.runs.trained_model import find_trained
+    from ols.studies.results import COLUMNS
+    from ols.training.machine import build_accelerator
+
+    accelerator = build_accelerator(TrainConfig(device=options.device))
+    torch.set_num_threads(options.threads or available_cores())
+    place = Place(accelerator.device)
+    asked: dict[str, Any] = {}
+    if options.similarity:
+        asked["similarity"] = {"rows": options.rows}
+    if regions := options.boxes or options.masks:
+        asked["localisation"] = {"marked_by": regions, "explain": options.explain}
+    if options.confounder:
+        asked["confounder"] = options.confounder
+    for run in map(Path, options.runs):
+        with one_line_errors():
+            trained = find_trained(run)
+            weights, path = trained.checksum(), run / COLUMNS
+            record = read_record(path) if path.is_file() else {}
+            if record.get("weights") != weights:
+                record = {"weights": weights, "asked": {}, "columns": {}}
+            missing = [family for family in asked if record["asked"].get(family) != asked[family]]
+            if not missing:
+                print(f"{path}: of these weights and options, kept")
+                continue
+            opened = open_trained(trained, root=options.data.root)
+            for family in missing:
+                found = measure(family, opened, options, place)
+                others = {name: v for name, v in record["columns"].items() if not name.startswith(f"{family}/")}
+                record["columns"] = others | found
+                record["asked"][family] = asked[family]
+            write_record(path, {name: record[name] for name in ("weights", "asked", "columns")})
+            print(f"{path}: {len(record['columns'])} columns")
+    accelerator.end_training()
+
+
+def measure(family: str, opened: "Opened", options: Namespace, place: "Place") -> dict[str, float]:
+    """Return the columns of a family of a run."""
+    if family == "similarity":
+        return similarity(opened, options, place)
+    return (localisation if family == "localisation" else confounder)(opened, options, place)
+
+
+def similarity(opened: "Opened", options: Namespace, place: "Place") -> dict[str, float]:
+    """Compare the network with the bits that its training started from."""
+    from ols.representations.columns import similarity_columns
+    from ols.runs.run_model import build_run_model
+    from ols.training.machine import seed_everything
+
+    config = opened.trained.config
+    if config is None:
+        raise ValueError(f"{opened.trained.name} is an export alone: what it started from is not known")
+    loader = opened.loader("test", batch_size=options.batch_size, place=place)
+    seed_everything(config.seed)  # a start without weights is the run's own
+    before, _ = build_run_model(config, opened.task, images=lambda: loader.first_images(32))
+    after = opened.trained.load(opened.task.classes)
+    before, after = before.to(place.device), after.to(place.device)
+    return similarity_columns(before, after, loader, rows=max(options.rows, loader.num_samples), seed=config.seed)
+
+
+def localisation(opened: "Opened", options: Namespace, place: "Place") -> dict[str, float]:
+    """Score the network's maps on the marked images."""
+    from ols.localisation.columns import localisation_columns
+    from ols.localisation.questions import explained_classes
+    from ols.localisation.regions import Boxes, MaskFiles, marked_images
+
+    data, task = opened.data, opened.task
+    regions = Boxes(Path(options.boxes)) if options.boxes else MaskFiles(Path(options.masks))
+    marked = marked_images(regions, data.sources, data.pools)
+    if not len(marked["test"]):
+        raise ValueError(f"{opened.trained.name}: no image of test is marked: there is nothing to hit")
+    splits = [split for split in ("val", "test") if len(marked[split])]
+    return localisation_columns(
+        opened.trained.load(task.classes).to(place.device),
+        {s: opened.loader(s, pool=marked[s], batch_size=options.batch_size, place=place) for s in splits},
+        regions,
+        classes={
+            split: explained_classes(options.explain, task.kind, task.classes, data.sources[split].targets)
+            for split in splits
+        },
+    )
+
+
+def confounder(opened: "Opened", options: Namespace, place: "Place") -> dict[str, float]:
+    """Test the network in each form of the test."""
+    from ols.data.confounding import confound
+    from ols.data.sampled_confounder import draw_pools
+    from ols.evaluation.confounder_columns import confounder_columns
+    from ols.evaluation.draws import BinaryOutputs
+    from ols.evaluation.evaluate import predict
+    from ols.tasks.binary import Binary
+
+    trained, data, task = opened.trained, opened.data, opened.task
+    if not isinstance(task, Binary):
+        raise ValueError(f"what a confounder does is measured of a binary task, {trained.name} is {task.name}")
+    positive = task.classes[task.positive]
+    confounding = confounding_of(opened, options.confounder, positive)
+    model, tests = trained.load(task.classes).to(place.device), {}
+    for form in FORMS:
+        chosen = replace(confounding, confounder_test=form)
+        pools, _ = draw_pools({"test": data.sources["test"]}, {"test": data.pools["test"]}, chosen)
+        source = confound(data.sources["test"], "test", pools["test"], chosen, trained.preprocessing)
+        loader = opened.loader("test", source=source, pool=pools["test"], batch_size=options.batch_size, place=place)
+        tests[form] = BinaryOutputs.of(predict(model, loader, task), positive)
+    return confounder_columns(tests)
+
+
+def confounding_of(opened: "Opened", name: str, positive: str) -> ConfoundingOptions:
+    """Return the confounder of a run, or the one that is named, for a run that was trained without."""
+    config = opened.trained.config
+    own = ConfoundingOptions() if config is None else config.data
+    if own.confounder == "none" and name != "own":
+        return ConfoundingOptions(confounder=name, confounder_class=positive)
+    if own.confounder == "none":
+        raise ValueError(f"{opened.trained.name} was trained without a confounder: name one with --confounder")
+    if name not in ("own", own.confounder):
+        raise ValueError(f"{opened.trained.name} was trained with the confounder {own.confounder}, not {name}")
+    return own
+
+
+if __name__ == "__main__":
+    main(parse_options())
