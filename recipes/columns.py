@@ -58,8 +58,8 @@ def main(options: Namespace) -> None:
     from ols.evaluation.opened import open_trained
     from ols.files import read_record, write_record
     from ols.runs.environment import available_cores
+    from ols.runs.folder import RunFolder
     from ols.runs.trained_model import find_trained
-    from ols.studies.results import COLUMNS
     from ols.training.machine import build_accelerator
 
     accelerator = build_accelerator(TrainConfig(device=options.device))
@@ -75,7 +75,7 @@ def main(options: Namespace) -> None:
     for run in map(Path, options.runs):
         with one_line_errors():
             trained = find_trained(run)
-            weights, path = trained.checksum(), run / COLUMNS
+            weights, path = trained.checksum(), RunFolder(run).columns
             record = read_record(path) if path.is_file() else {}
             if record.get("weights") != weights:
                 record = {"weights": weights, "asked": {}, "columns": {}}

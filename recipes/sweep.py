@@ -119,18 +119,22 @@ def _run(study: Study, by_name: dict[str, Run], jobs: list[Job]) -> int:
             record_seconds(seconds, by_name[ended.job.name], ended.seconds, parallel=study.parallel)
         if ended.outcome in ("done", "failed"):
             show(ended=[ended.job.name])
-    progress.update(running=(), names=by_name)
-    progress.write()
+    progress.update(running=())
 
-    # Evaluate
+    # Evaluate, and add the columns that the study asks for
     complete = [run.run_dir for run in runs if run.is_complete]
-    missing = [run_dir for run_dir in complete if not RunFolder(run_dir).predictions("test").is_file()]
-    if study.evaluate and missing and not any(ended.outcome == "stopped" for ended in ends):
-        command = [*study.command, _recipe("evaluate.py"), *map(str, missing)]
-        job = Job("evaluate", command, [RunFolder(run_dir).predictions("test") for run_dir in missing])
-        for ended in launch(study, [job], logs):
+    after = {"evaluate": ([], lambda folder: folder.predictions("test"))} if study.evaluate else {}
+    after |= {"columns": (study.columns, lambda folder: folder.columns)} if study.columns else {}
+    for recipe, (options, result) in after.items():
+        missing = [run_dir for run_dir in complete if not result(RunFolder(run_dir)).is_file()]
+        if not missing or any(ended.outcome == "stopped" for ended in ends):
+            continue
+        command = [*study.command, _recipe(f"{recipe}.py"), *map(str, missing), *options]
+        for ended in launch(study, [Job(recipe, command, [result(RunFolder(run_dir)) for run_dir in missing])], logs):
             ends.append(ended)
             report(ended)
+    progress.update(names=by_name)
+    progress.write()
 
     # Say what failed, and what to do next
     outcomes = {ended.outcome for ended in ends}

@@ -58,6 +58,8 @@ class Study:
         parallel: Runs at a time, or jobs of SLURM; on one machine each run takes all cores unless `train.threads` says
             otherwise.
         evaluate: Write the predictions of complete runs at the end.
+        columns: Further numbers of each cell: what `recipes/columns.py` takes beside runs, such as `[--similarity]` or
+            `[--confounder, own]`. A cell that has its `columns.json` keeps it.
         question: What the study asks: the title of its page.
         along: Axis whose values are compared on its page, with the first one; by default the first of several values
             that is neither fold, seed, share nor chosen over.
@@ -81,6 +83,7 @@ class Study:
     slurm: Slurm = field(default_factory=Slurm)
     parallel: int = 1
     evaluate: bool = True
+    columns: list[str] = field(default_factory=list)
     question: str | None = None
     along: str | None = None
     choose_over: list[str] = field(default_factory=list)

@@ -108,8 +108,9 @@ def _read_measures(run: Run) -> dict[str, float]:
     """Return the results that a run bears; none where they are damaged, which whoever opens it is told."""
     folder = RunFolder(run.run_dir)
     try:
+        further = read_record(folder.columns)["columns"] if folder.columns.is_file() else {}
         if isinstance(run.config, ProbeConfig):
-            return dict(read_record(folder.probe)["metrics"])
-        return dict(json.loads(folder.last_file.read_text())["ols"]["metrics"])
+            return read_record(folder.probe)["metrics"] | further
+        return json.loads(folder.last_file.read_text())["ols"]["metrics"] | further
     except (OSError, ValueError, LookupError, TypeError):
         return {}

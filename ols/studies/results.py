@@ -19,8 +19,6 @@ from ols.studies.jobs import read_attempts, total_seconds
 from ols.tasks import build_task
 from ols.tasks.task import Task
 
-COLUMNS = "columns.json"  # in the folder of a run: further numbers that its study asked for
-
 
 @dataclass(frozen=True)
 class CellResult:
@@ -76,7 +74,6 @@ def _load(run: Run, logs: Path) -> CellResult:
     else:
         state = load_description(folder.export)["ols"]["task_state"]
         parameters = _count_parameters(folder.export / "model.safetensors")
-    columns = run.run_dir / COLUMNS
     return CellResult(
         labels=run.cell.labels,
         run_dir=run.run_dir,
@@ -86,7 +83,7 @@ def _load(run: Run, logs: Path) -> CellResult:
         test=test,
         task=build_task(test.task, test.classes, test.groups, **state),
         curve=_read_curve(folder.metrics, f"val/{run.own_config.train.select_by}"),
-        columns=read_record(columns)["columns"] if columns.is_file() else {},
+        columns=read_record(folder.columns)["columns"] if folder.columns.is_file() else {},
     )
 
 

@@ -18,7 +18,6 @@ from ols.files import read_record
 from ols.models.build import build_model
 from ols.representations.columns import similarity_columns
 from ols.runs.export import export_model, load_export
-from ols.studies.results import COLUMNS
 from recipes import columns, localise
 
 SIDE = 40
@@ -58,7 +57,7 @@ def _columns(folder, *options):
     run = [str(folder / "net"), f"--data.root={folder / 'set'}", "--device=cpu", "--threads=1"]
     with accelerate_begins_anew():
         columns.main(columns.parse_options([*run, *map(str, options)]))
-    return read_record(folder / "net" / COLUMNS)["columns"]
+    return read_record(folder / "net" / "columns.json")["columns"]
 
 
 def test_what_a_tag_does_is_what_scikit_learn_says_of_images_that_are_tagged_here(folder):
@@ -96,10 +95,10 @@ def test_localisation_is_that_of_its_own_recipe_and_families_lie_beside_each_oth
             mean = np.mean([float(row[f"{name}_{measure}"]) for row in rows])
             assert found[f"localisation/{measure}{end}"] == pytest.approx(mean)
     capsys.readouterr()
-    before = (folder / "net" / COLUMNS).stat().st_mtime_ns
+    before = (folder / "net" / "columns.json").stat().st_mtime_ns
     _columns(folder, boxes, "--confounder=tag")
     assert "kept" in capsys.readouterr().out
-    assert (folder / "net" / COLUMNS).stat().st_mtime_ns == before
+    assert (folder / "net" / "columns.json").stat().st_mtime_ns == before
     assert _columns(folder, "--confounder=gamma")["confounder/inverted_auc"] != found["confounder/inverted_auc"]
 
 
@@ -138,6 +137,6 @@ def test_a_run_that_learned_nothing_is_like_its_own_start_of_fresh_weights(train
     run = train("idle", "--train.epochs=1", "--optim.peak_lr=1e-30", "--optim.weight_decay=0", "--seed=5")
     with accelerate_begins_anew():
         columns.main(columns.parse_options([str(run), "--similarity", "--device=cpu", "--threads=1"]))
-    found = {n: v for n, v in read_record(run / COLUMNS)["columns"].items() if n.endswith("/cka")}
+    found = {n: v for n, v in read_record(run / "columns.json")["columns"].items() if n.endswith("/cka")}
     assert len(found) >= 4
     assert all(value == pytest.approx(1, abs=1e-5) for value in found.values())

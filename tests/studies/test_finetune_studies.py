@@ -1,5 +1,6 @@
 """A study whose cells are fine-tunings on folds of tables."""
 
+import csv
 import shutil
 import sys
 from collections import Counter
@@ -71,7 +72,8 @@ def test_what_is_no_cell_is_refused(changes, message, tmp_path):
 @pytest.mark.slow
 def test_cells_are_trained_and_read_again_and_nothing_is_trained_twice(tmp_path, monkeypatch, capsys):
     write_lesion_phantoms(tmp_path / "lesions", LesionConfig(patients=30, image_size=36))
-    file = _study(tmp_path, axes=yaml.safe_load(_study(tmp_path).read_text())["axes"] | {"lr": [0.01], "fold": [1]})
+    axes = yaml.safe_load(_study(tmp_path).read_text())["axes"] | {"lr": [0.01], "fold": [1]}
+    file = _study(tmp_path, axes=axes, columns=["--similarity", "--rows=200"])
     monkeypatch.syspath_prepend(str(RECIPES))
     import sweep
 
@@ -94,6 +96,11 @@ def test_cells_are_trained_and_read_again_and_nothing_is_trained_twice(tmp_path,
     table = (tmp_path / "study" / "cells.csv").read_text().splitlines()
     assert table[0].startswith("target,lr,fold,seed,folder,state,seconds")
     assert sum(",done," in line for line in table) == 2
+    rows = list(csv.DictReader(table))
+    for cell, row in zip(cells, rows, strict=True):
+        assert cell.columns
+        for name, value in cell.columns.items():
+            assert float(row[name]) == pytest.approx(value)
 
     # The same command again trains what is missing alone
     shutil.rmtree(cells[1].run_dir)
