@@ -75,9 +75,9 @@ class OptimConfig:
         peak_lr: Learning rate at the end of the warm-up.
         weight_decay: Weight decay, not applied to norms and biases.
         momentum: Momentum, for optimizers that have one.
-        schedule: timm's name of the learning-rate schedule.
+        schedule: timm's name of the learning-rate schedule, or `constant`: after the warm-up, the peak to the end.
         warmup_epochs: Linear warm-up, counted within the epochs of the run.
-        min_lr: Learning rate at the start of the warm-up and at the end.
+        min_lr: Learning rate at the start of the warm-up and, unless it is constant, at the end.
         head_lr_factor: The head's learning rates are so many times those of the rest.
         layer_decay: Learning rates fall by this factor from each group of layers to the one before it, from the head
             to the stem; by default they do not.

@@ -44,6 +44,7 @@ def evaluate(
     task: Task,
     autocast: Autocast = nullcontext,
     *,
+    select_by: str | None = None,
     after_batch: Callable[[], None] = lambda: None,
     mark: Callable[[str], None] = lambda section: None,
 ) -> Evaluation:
@@ -56,13 +57,14 @@ def evaluate(
         loader: The split.
         task: What is predicted, and what is measured of it.
         autocast: Makes the context of a forward pass, such as `accelerator.autocast`.
+        select_by: Measure that is wanted in any case, see `Task.build_metric`.
         after_batch: Called after each batch, equally often on every process; it may raise to give up.
         mark: Called with "evaluation" after the forward pass of a batch, with "metrics" after what follows.
 
     Raises:
         RuntimeError: The metrics did not see every sample exactly once.
     """
-    metrics = task.build_metric()
+    metrics = task.build_metric(select_by=select_by)
     # Apple's GPUs have no float64, which calibration is summed in.
     metrics.to("cpu" if loader.device.type == "mps" else loader.device)
     for batch in _predict_batches(model, loader, autocast):

@@ -53,6 +53,30 @@ def auc(score: ArrayLike, positive: ArrayLike) -> Auc:
     return Auc(value, max(value - half, 0.0), min(value + half, 1.0))
 
 
+def macro_auc(scores: ArrayLike, targets: ArrayLike) -> float:
+    """Return the mean AUC of each class against the rest, over the classes that occur.
+
+    As scikit-learn's `roc_auc_score` with `multi_class="ovr"`, which refuses targets that lack a class. A row with a
+    score that is no number is as wrong as can be: of its class below, and of the others above, all others.
+
+    Args:
+        scores: Probabilities or their logarithms, of each class `[N, K]`.
+        targets: Class indices `[N]`.
+
+    Returns:
+        NaN where no class has both a positive and a negative.
+    """
+    scores, targets = np.asarray(scores, np.float64), np.asarray(targets)
+    unusable = np.isnan(scores).any(axis=1)
+    areas = []
+    for k in range(scores.shape[1]):
+        positive = targets == k
+        score = np.where(unusable, np.where(positive, -np.inf, np.inf), scores[:, k])
+        areas.append(auc(score, positive).value)
+    known = [area for area in areas if not math.isnan(area)]
+    return math.fsum(known) / len(known) if known else math.nan
+
+
 def auc_difference(first: ArrayLike, second: ArrayLike, positive: ArrayLike) -> PairedDifference:
     """Compare the AUCs of two scores of the same samples (DeLong, DeLong and Clarke-Pearson 1988, equation 2).
 

@@ -5,12 +5,13 @@ from torch import Tensor
 
 from ols.metrics.accuracy import accuracies
 from ols.metrics.arguments import class_indices, whole_number
+from ols.metrics.auc import macro_auc
 from ols.metrics.calibration import CalibrationHistogram
 from ols.metrics.composed import ComposedMetric
 
 
 class ClassificationMetrics(ComposedMetric):
-    """Accuracy and calibration from one pass over the logits; the state does not grow with the number of samples.
+    """Accuracy and calibration from one pass over the logits; by default the state does not grow with the samples.
 
     Results: those of `CalibrationHistogram`, those of `accuracies`, and `top5`: the fraction of rows where
     fewer than five other classes have a logit as high as the target's (all, for five classes or fewer). Ties count
@@ -19,9 +20,13 @@ class ClassificationMetrics(ComposedMetric):
     A row with a non-finite logit is a prediction that was not made: it counts as an error in every accuracy, and has
     no part in calibration.
 
+    With `macro_auc` there is that of `ols.metrics.auc.macro_auc`, too, and the state grows by 8 (K + 1) bytes a row, as
+    exact areas need every probability.
+
     Args:
         num_classes: K.
         classwise: Whether to sum what `ece_classwise` needs, see `CalibrationHistogram`.
+        macro_auc: Whether to measure the AUC of each class against the rest.
         kwargs: Arguments of `torchmetrics.Metric`.
 
     Raises:
@@ -34,14 +39,20 @@ class ClassificationMetrics(ComposedMetric):
 
     confusion: Tensor  # [K, K + 1] int64: true class by predicted class, the last column for no prediction
     ranks: Tensor  # [K + 1] int64: rows by how many logits reach the target's; 0 for no prediction
+    scores: list[Tensor]  # of each batch [B, K] float64, log-probabilities; where the macro AUC is measured
+    labels: list[Tensor]  # of each batch [B] float64, class indices; likewise
 
-    def __init__(self, num_classes: int, *, classwise: bool = False, **kwargs):
+    def __init__(self, num_classes: int, *, classwise: bool = False, macro_auc: bool = False, **kwargs):
         super().__init__(**kwargs)
+        self.macro_auc = macro_auc
         self.num_classes = num_classes = whole_number("num_classes", num_classes)
         self.histogram = CalibrationHistogram(num_classes, classwise=classwise, **kwargs)
         confusion = torch.zeros(num_classes, num_classes + 1, dtype=torch.int64)
         self.add_state("confusion", confusion, dist_reduce_fx="sum")
         self.add_state("ranks", torch.zeros(num_classes + 1, dtype=torch.int64), dist_reduce_fx="sum")
+        if macro_auc:
+            self.add_state("scores", [], dist_reduce_fx="cat")
+            self.add_state("labels", [], dist_reduce_fx="cat")
 
     def update(self, logits: Tensor, target: Tensor) -> None:
         """Add a batch.
@@ -62,12 +73,23 @@ class ClassificationMetrics(ComposedMetric):
         self.ranks.index_add_(0, reached.sum(dim=1).long(), ones)
         cell = torch.add(predicted, target, alpha=self.num_classes + 1)
         self.confusion.view(-1).index_add_(0, cell, ones)
+        if self.macro_auc:
+            self.scores.append(logits.double().log_softmax(dim=1))
+            self.labels.append(target.double())
 
     def compute(self) -> dict[str, Tensor]:
         """Return the results as scalars, on the CPU."""
         confusion = self.confusion.cpu()
         top5 = self.ranks[1:6].sum().cpu() / confusion.sum().double()
-        return {"top5": top5, **accuracies(confusion), **self.histogram.compute()}
+        found = {"top5": top5, **accuracies(confusion), **self.histogram.compute()}
+        if self.macro_auc:
+            scores, labels = (
+                torch.cat(state) if isinstance(state, list) and state else torch.as_tensor(state, dtype=torch.float64)
+                for state in (self.scores, self.labels)
+            )
+            area = macro_auc(scores.reshape(-1, self.num_classes).cpu(), labels.reshape(-1).cpu())
+            found["macro_auc"] = torch.tensor(area, dtype=torch.float64)
+        return found
 
     def tables(self) -> dict[str, Tensor]:
         """Return what is no scalar, of all processes, on the CPU.

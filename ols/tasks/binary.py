@@ -70,7 +70,7 @@ class Binary(Classification):
         """Return which class is the positive one."""
         return f"{self.classes[self.positive]} (positive) or {self.classes[1 - self.positive]}"
 
-    def build_metric(self, *, thorough: bool = False) -> TaskMetric:
+    def build_metric(self, *, thorough: bool = False, select_by: str | None = None) -> TaskMetric:
         """Build what measures the order of scores, accuracy and calibration."""
         from ols.metrics.binary import BinaryMetrics
 

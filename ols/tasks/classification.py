@@ -37,7 +37,7 @@ class Classification(Task):
     kind = "class"
     losses = tuple(LOSSES)
     default_loss = "ols"
-    selects: ClassVar[tuple[str, ...]] = ("top1", "balanced_accuracy", "macro_f1", "nll")
+    selects: ClassVar[tuple[str, ...]] = ("top1", "balanced_accuracy", "macro_f1", "macro_auc", "nll")
     line: ClassVar[tuple[str, ...]] = ("top1", "top5", "balanced_accuracy", "nll", "ece")
     table: ClassVar[tuple[str, ...]] = ("top1", "top5", "balanced_accuracy", "macro_f1", "nll", "ece")
     report: ClassVar[Mapping[str, tuple[str, ...]]] = {
@@ -75,11 +75,12 @@ class Classification(Task):
                 f"got {type(loss).__name__}, {found}"
             )
 
-    def build_metric(self, *, thorough: bool = False) -> TaskMetric:
+    def build_metric(self, *, thorough: bool = False, select_by: str | None = None) -> TaskMetric:
         """Build what measures accuracy and calibration; thoroughly, of every class's probability as well."""
         from ols.metrics.classification import ClassificationMetrics
 
-        return ClassificationMetrics(len(self.classes), classwise=thorough)
+        macro_auc = select_by == "macro_auc"
+        return ClassificationMetrics(len(self.classes), classwise=thorough, macro_auc=macro_auc)
 
     def statistics(self, outputs: Tensor, targets: Tensor) -> "dict[str, Callable[[NDArray], NDArray]]":
         """Return top-1 of samples that count several times or not at all."""

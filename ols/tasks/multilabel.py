@@ -63,7 +63,7 @@ class Multilabel(Task):
         """Return the number of labels, so that the loss of an image is the mean over them."""
         return self.num_outputs
 
-    def build_metric(self, *, thorough: bool = False) -> TaskMetric:
+    def build_metric(self, *, thorough: bool = False, select_by: str | None = None) -> TaskMetric:
         """Build what measures each label, and calibration of all."""
         from ols.metrics.multilabel import MultilabelMetrics
 

@@ -86,7 +86,7 @@ class Regression(Task):
             found = f"{float(loss.mean)} and {float(loss.std)}"
             raise ValueError(f"the loss standardises by {found}, the task by {self.mean} and {self.std}")
 
-    def build_metric(self, *, thorough: bool = False) -> TaskMetric:
+    def build_metric(self, *, thorough: bool = False, select_by: str | None = None) -> TaskMetric:
         """Build what measures errors in the target's unit."""
         from ols.metrics.regression import RegressionMetrics
 

@@ -89,7 +89,7 @@ class Segmentation(Task):
         """Return the pixels of an image, which a loss of labels sums over; a loss of masks has one term an image."""
         return target[0].numel() if isinstance(loss, LabelLoss) else 1
 
-    def build_metric(self, *, thorough: bool = False) -> TaskMetric:
+    def build_metric(self, *, thorough: bool = False, select_by: str | None = None) -> TaskMetric:
         """Build what measures overlap by image, and calibration of pixels."""
         from ols.metrics.segmentation import SegmentationMetrics
 

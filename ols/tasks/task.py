@@ -172,11 +172,12 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def build_metric(self, *, thorough: bool = False) -> TaskMetric:
+    def build_metric(self, *, thorough: bool = False, select_by: str | None = None) -> TaskMetric:
         """Build what measures a split in one pass, merging processes.
 
         Args:
             thorough: Whether to measure also what costs more time than all else, for a report.
+            select_by: Measure that chooses an epoch, which is among the results even where others go without it.
         """
 
     @abstractmethod

@@ -216,10 +216,12 @@ def build_schedule(optimizer: Optimizer, options: OptimConfig, *, epochs: int, s
         epochs: Length of the schedule, warm-up included.
         steps_per_epoch: Optimizer steps per epoch, whatever the number of processes.
     """
+    is_constant = options.schedule == "constant"
     schedule, _ = timm.scheduler.create_scheduler_v2(
         optimizer,
-        options.schedule,
+        "step" if is_constant else options.schedule,
         num_epochs=epochs,
+        decay_rate=1.0 if is_constant else 0.1,  # of a step: timm's default
         warmup_epochs=options.warmup_epochs,  # type: ignore[arg-type]  # timm takes parts of an epoch as well
         warmup_lr=options.min_lr,
         min_lr=options.min_lr,

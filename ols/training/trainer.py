@@ -379,6 +379,7 @@ class Trainer:
                     loader,
                     self.task,
                     self.accelerator.autocast,
+                    select_by=self.select_by,
                     after_batch=leave_if_asked,
                     mark=self.clock.mark,
                 )

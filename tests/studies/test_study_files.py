@@ -88,7 +88,7 @@ def test_a_study_is_planned_and_its_cells_have_the_values_of_their_labels(name):
         config = run.config
         made = Path("runs", name, "folds") if name.endswith("mini") else Path(config.data.root).parent
         assert Path(config.split.file).parent == made
-        assert config.optim.peak_lr == config.optim.min_lr or "frees" in name or "radiologynet" in name
+        assert config.optim.schedule == ("cosine" if "frees" in name or "radiologynet" in name else "constant")
         assert config.train.select_by in find_task(config.task).selects
         if "fold" in run.cell.labels:
             assert config.split.fold == int(run.cell.labels["fold"])

@@ -110,6 +110,17 @@ def test_the_schedule_is_a_function_of_the_step():
     assert lr(5) == pytest.approx(0.4)  # back again: no state
 
 
+def test_a_constant_schedule_stays_at_the_peak_after_its_warm_up_whatever_the_smallest_rate():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.8)
+    options = OptimConfig(schedule="constant", warmup_epochs=1.0, min_lr=0.2)
+    schedule = build_schedule(optimizer, options, epochs=400, steps_per_epoch=10)
+    found = []
+    for step in (0, 5, 10, 11, 2000, 3999):
+        schedule.step_update(step)
+        found.append(optimizer.param_groups[0]["lr"])
+    assert found == pytest.approx([0.2, 0.5, 0.8, 0.8, 0.8, 0.8])
+
+
 def _learning_rates(model, optimizer) -> dict[str, float]:
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return {names[id(p)]: group["lr"] for group in optimizer.param_groups for p in group["params"]}
