@@ -6,7 +6,7 @@ from ols.evaluation.folds import OutOfFold
 from ols.evaluation.predictions import load_predictions
 from ols.runs.export import load_description
 from ols.runs.folder import RunFolder
-from ols.tasks import build_task
+from ols.tasks import find_task
 
 
 def fold_runs(folder: Path) -> list[RunFolder]:
@@ -36,7 +36,7 @@ def load_fold_runs(folder: Path, *, form: str = "") -> OutOfFold:
     found = [load_predictions(run.evaluation / form / "test.safetensors") for run in runs]
     described = [load_description(run.export)["ols"] for run in runs]
     tasks = [
-        build_task(one["task"], fold.classes, fold.groups, **one["task_state"])
+        find_task(one["task"]).from_outputs(fold.classes, fold.groups, **one["task_state"])
         for one, fold in zip(described, found, strict=True)
     ]
     return OutOfFold(found, tasks)

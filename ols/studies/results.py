@@ -16,7 +16,7 @@ from ols.runs.export import load_description
 from ols.runs.folder import RunFolder
 from ols.studies.grid import Run
 from ols.studies.jobs import read_attempts, total_seconds
-from ols.tasks import build_task
+from ols.tasks import find_task
 from ols.tasks.task import Task
 
 
@@ -81,7 +81,7 @@ def _load(run: Run, logs: Path) -> CellResult:
         parameters=parameters,
         val=val,
         test=test,
-        task=build_task(test.task, test.classes, test.groups, **state),
+        task=find_task(test.task).from_outputs(test.classes, test.groups, **state),
         curve=_read_curve(folder.metrics, f"val/{run.own_config.train.select_by}"),
         columns=read_record(folder.columns)["columns"] if folder.columns.is_file() else {},
     )

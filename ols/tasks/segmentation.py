@@ -1,7 +1,7 @@
 """A class of each pixel."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -59,6 +59,11 @@ class Segmentation(Task):
 
     def __init__(self, classes: Sequence[str], groups: Sequence[str]):
         super().__init__([BACKGROUND, *classes], [BACKGROUND, *groups])
+
+    @classmethod
+    def from_outputs(cls, classes: Sequence[str], groups: Sequence[str], **state: Any) -> "Segmentation":
+        """Build the task of a model again: the background, which its outputs begin with, is put there anew."""
+        return cls(classes[1:], groups[1:], **state)
 
     def describe(self) -> str:
         """Return what is found in an image."""

@@ -116,6 +116,17 @@ class Task(ABC):
         return cls(source.classes, source.groups, **options)
 
     @classmethod
+    def from_outputs(cls, classes: Sequence[str], groups: Sequence[str], **state: Any) -> "Task":
+        """Build the task of a model again, from the classes of its outputs as exports and predictions have them.
+
+        Args:
+            classes: Label of each class, `Task.classes`.
+            groups: Modality and anatomy of each class, `Task.groups`.
+            state: What `Task.state` returned.
+        """
+        return cls(classes, groups, **state)
+
+    @classmethod
     def check_source(cls, source: Targets) -> None:
         """Make sure that a data set has the targets of this task.
 

@@ -121,3 +121,13 @@ def test_statistics_of_images_that_count_once_are_the_metrics_own_whatever_is_no
     found = {measure: one(np.ones((1, 60)))[0] for measure, one in task.statistics(logits, target).items()}
     assert found == {measure: pytest.approx(float(values[measure])) for measure in found}
     assert next(iter(found)) == task.selects[0]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_is_built_again_from_the_classes_of_its_outputs(name):
+    classes = ["age"] if name == "regression" else ["a", "b"]
+    state = {"mean": 40.0, "std": 20.0} if name == "regression" else {}
+    task = build_task(name, classes, ["CT"] * len(classes), **state)
+    again = TASKS[name].from_outputs(task.classes, task.groups, **task.state)
+    assert (again.classes, again.groups, again.num_outputs) == (task.classes, task.groups, task.num_outputs)
+    assert again.state == task.state
