@@ -102,6 +102,26 @@ def figures_as_a_pixel():
         yield
 
 
+def export_fresh_net(folder: Path, preprocessing) -> None:
+    """Write an export of a small net that tells ill from healthy, with the weights of seed 0."""
+    import torch
+
+    from ols.models.build import build_model
+    from ols.runs.export import export_model
+
+    torch.manual_seed(0)
+    export_model(
+        folder,
+        build_model("test_resnet", 2, 1),
+        architecture="test_resnet",
+        classes=["healthy", "ill"],
+        groups=["set", "set"],
+        preprocessing=preprocessing,
+        metrics={},
+        task="binary",
+    )
+
+
 def forget_accelerate() -> None:
     """Forget what was done with Accelerate in this process, whose accelerators have the precision of the first."""
     from accelerate.state import AcceleratorState, GradientState, PartialState

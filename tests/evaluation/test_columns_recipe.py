@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pytest
 import torch
-from conftest import accelerate_begins_anew
+from conftest import accelerate_begins_anew, export_fresh_net
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
@@ -17,7 +17,7 @@ from ols.data.transforms import EvalTransform, Preprocessing
 from ols.files import read_record
 from ols.models.build import build_model
 from ols.representations.columns import similarity_columns
-from ols.runs.export import export_model, load_export
+from ols.runs.export import load_export
 from recipes import columns, localise
 
 SIDE = 40
@@ -39,17 +39,7 @@ def folder(tmp_path_factory):
                     boxes.append(f"{name},{x},{y},{x + 10},{y + 8}")
                 Image.fromarray(rng.integers(0, 255, (SIDE, SIDE)).astype(np.uint8)).save(root / "set" / name)
     (root / "boxes.csv").write_text("\n".join(boxes) + "\n")
-    torch.manual_seed(0)
-    export_model(
-        root / "net",
-        build_model("test_resnet", 2, 1),
-        architecture="test_resnet",
-        classes=["healthy", "ill"],
-        groups=["set", "set"],
-        preprocessing=SEEN,
-        metrics={},
-        task="binary",
-    )
+    export_fresh_net(root / "net", SEEN)
     return root
 
 

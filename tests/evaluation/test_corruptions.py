@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pytest
 import torch
-from conftest import accelerate_begins_anew
+from conftest import accelerate_begins_anew, export_fresh_net
 from imagecorruptions import corrupt
 from PIL import Image
 from sklearn.metrics import roc_auc_score
@@ -15,8 +15,7 @@ from ols.data.sources.folder import ImageFolder
 from ols.data.transforms import Preprocessing
 from ols.evaluation.corruption_report import corruptions_markdown, measure_corruptions
 from ols.evaluation.predictions import Predictions
-from ols.models.build import build_model
-from ols.runs.export import export_model, load_export
+from ols.runs.export import load_export
 from recipes import corruptions
 
 SEEN = Preprocessing(image_size=32, resize_size=32)
@@ -32,17 +31,7 @@ def folder(tmp_path_factory):
             for number in range(count):
                 image = Image.fromarray(rng.integers(0, 255, (4, 4)).astype(np.uint8)).resize((32, 32))
                 image.save(root / "set" / split / label / f"{number}.png")
-    torch.manual_seed(0)
-    export_model(
-        root / "net",
-        build_model("test_resnet", 2, 1),
-        architecture="test_resnet",
-        classes=["healthy", "ill"],
-        groups=["set", "set"],
-        preprocessing=SEEN,
-        metrics={},
-        task="binary",
-    )
+    export_fresh_net(root / "net", SEEN)
     return root
 
 

@@ -9,13 +9,10 @@ from contextlib import contextmanager, redirect_stderr
 
 import numpy as np
 import pytest
-import torch
-from accelerate.state import AcceleratorState, GradientState, PartialState
+from conftest import export_fresh_net, forget_accelerate
 from PIL import Image
 
 from ols.data.transforms import Preprocessing
-from ols.models.build import build_model
-from ols.runs.export import export_model
 from recipes import localise
 
 SIDE = 40
@@ -53,23 +50,12 @@ def folder(tmp_path_factory):
                 Image.fromarray(pixels).save(root / "set" / name)
     (root / "boxes.csv").write_text("\n".join(boxes) + "\n")
     (root / "masks.csv").write_text("\n".join(masks) + "\n")
-    torch.manual_seed(0)
-    export_model(
-        root / "net",
-        build_model("test_resnet", 2, 1),
-        architecture="test_resnet",
-        classes=["healthy", "ill"],
-        groups=["set", "set"],
-        preprocessing=Preprocessing(image_size=32, resize_size=36),
-        metrics={},
-        task="binary",
-    )
+    export_fresh_net(root / "net", Preprocessing(image_size=32, resize_size=36))
     return root
 
 
 def _localise(folder, *options: str, also=()) -> None:
-    for state in (AcceleratorState, PartialState, GradientState):
-        state._reset_state()  # what other tests of this process did with Accelerate
+    forget_accelerate()
     arguments = [folder / "net", *also, f"--data.root={folder / 'set'}", "--device=cpu", "--threads=1", *options]
     localise.main(localise.parse_options(list(map(str, arguments))))
 
