@@ -65,6 +65,7 @@ def main(options: Namespace) -> None:
     accelerator = build_accelerator(TrainConfig(device=options.device))
     torch.set_num_threads(options.threads or available_cores())
     place = Place(accelerator.device)
+    measures = {"similarity": similarity, "localisation": localisation, "confounder": confounder}
     asked: dict[str, Any] = {}
     if options.similarity:
         asked["similarity"] = {"rows": options.rows}
@@ -85,20 +86,13 @@ def main(options: Namespace) -> None:
                 continue
             opened = open_trained(trained, root=options.data.root)
             for family in missing:
-                found = measure(family, opened, options, place)
+                found = measures[family](opened, options, place)
                 others = {name: v for name, v in record["columns"].items() if not name.startswith(f"{family}/")}
                 record["columns"] = others | found
                 record["asked"][family] = asked[family]
             write_record(path, {name: record[name] for name in ("weights", "asked", "columns")})
             print(f"{path}: {len(record['columns'])} columns")
     accelerator.end_training()
-
-
-def measure(family: str, opened: "Opened", options: Namespace, place: "Place") -> dict[str, float]:
-    """Return the columns of a family of a run."""
-    if family == "similarity":
-        return similarity(opened, options, place)
-    return (localisation if family == "localisation" else confounder)(opened, options, place)
 
 
 def similarity(opened: "Opened", options: Namespace, place: "Place") -> dict[str, float]:
