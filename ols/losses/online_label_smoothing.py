@@ -40,11 +40,13 @@ class OnlineLabelSmoothing(CollectingLoss):
     Args:
         num_classes: K, at least 1.
         hard_weight: Share of the hard label, in [0, 1].
-        initial: Soft labels of the first epoch: "uniform" (1 / K, the paper), "smoothed" (uniform smoothing by
-            `smoothing`), "hard", "zeros" (the authors' CIFAR script), or distributions `[K, K]`, a row per class.
+        initial: Soft labels S of the first epoch: "uniform" (1 / K, the paper), "smoothed"
+            (`(1 - smoothing) e_y + smoothing / K`), "hard" (e_y), "zeros" (the authors' CIFAR script), or distributions
+            `[K, K]`, a row per class.
         smoothing: Smoothing of `initial="smoothed"` and of `prior_count`, in [0, 1), over all K classes.
         unseen: Next row of a class without a correct prediction: "keep" its row or "uniform" (the authors' code).
-        momentum: Share of the old soft labels in the next ones, in [0, 1); 0 is the paper.
+        momentum: Share m of the old soft labels in the next ones, `S[y] <- m S[y] + (1 - m) new row`, in [0, 1); 0 is
+            the paper.
         prior_count: Correct predictions that the evenly smoothed label (by `smoothing`) counts as in each new row, not
             negative: `(sum of n predictions + prior_count * smoothed label) / (n + prior_count)`; 0 is the paper.
         min_correct: Correct predictions that a class must have had since training began, over all epochs and ranks,
