@@ -20,12 +20,12 @@ from ols.config import Config, FinetuneConfig
 from ols.data.sources.opening import find_form
 from ols.phantoms import write_phantoms
 from ols.runs.folder import RunFolder, locked
-from ols.studies.durations import estimate, record_seconds, seconds_left
 from ols.studies.grid import Run, Study, plan_runs
 from ols.studies.jobs import Ended, Job
 from ols.studies.labels import LOSS, SEED, is_within
 from ols.studies.launchers.local import run_jobs
 from ols.studies.launchers.slurm import Slurm, run_jobs_on_slurm
+from ols.studies.needs import estimate_disk, estimate_memory, estimate_time, record_seconds, seconds_left
 from ols.studies.progress import Progress
 from ols.tasks import find_task
 
@@ -36,7 +36,9 @@ def parse_study(argv: Sequence[str] | None = None) -> tuple[Study, list[Run], bo
     """Read a study: its description, its runs, and whether they are only listed."""
     first = PlainParser(description=__doc__, usage="%(prog)s STUDY.yaml [--dry_run] [overrides]", allow_abbrev=False)
     first.add_argument("study", type=Path, help="YAML file")
-    first.add_argument("--dry_run", action="store_true", help="list commands and estimated time")
+    first.add_argument(
+        "--dry_run", action="store_true", help="list commands, and the time, memory and disk that are left"
+    )
     keys = [field.name for field in fields(Study)] + [f"slurm.{field.name}" for field in fields(Slurm)]
     for key in keys:
         first.add_argument(f"--{key}", help="instead of the file's")
@@ -78,7 +80,9 @@ def main(study: Study, runs: list[Run], *, dry_run: bool) -> int:
             run = by_name[job.name]
             state = "complete" if run.is_complete else "continues" if run.has_begun else "to do"
             print(f"{state:9}  {shlex.join(job.command)}")
-        print(estimate(seconds, runs, parallel=study.parallel))
+        print(estimate_time(seconds, runs, parallel=study.parallel))
+        print(estimate_memory(runs, logs, parallel=study.parallel))
+        print(estimate_disk(runs))
         return 0
     with one_line_errors():  # before anything is made
         for root in dict.fromkeys(run.config.data.root for run in runs if not run.config.data.phantoms):

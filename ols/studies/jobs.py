@@ -62,11 +62,13 @@ class Attempt:
         place: Where: the id of a job of SLURM, or the name of a machine.
         outcome: How it ended; None while it runs, and where it was killed together with who started it.
         seconds: Its wall time.
+        peak_bytes: Resident memory of its largest process at its peak; None where the system does not tell.
     """
 
     place: str
     outcome: Outcome | None = None
     seconds: float | None = None
+    peak_bytes: int | None = None
 
 
 def log_file(folder: Path, name: str) -> Path:
@@ -79,9 +81,12 @@ def record_start(folder: Path, name: str, place: str) -> None:
     _append(folder, name, {"start": _now(), "place": place, "process": os.getpid()})
 
 
-def record_end(folder: Path, name: str, outcome: Outcome, seconds: float | None = None) -> None:
-    """Write down how a job ended that was started."""
-    _append(folder, name, {"end": _now(), "outcome": outcome, "seconds": seconds and round(seconds, 1)})
+def record_end(
+    folder: Path, name: str, outcome: Outcome, seconds: float | None = None, peak_bytes: int | None = None
+) -> None:
+    """Write down how a job ended that was started, and what it took."""
+    taken = {"seconds": seconds and round(seconds, 1), "peak_bytes": peak_bytes}
+    _append(folder, name, {"end": _now(), "outcome": outcome} | taken)
 
 
 def read_attempts(folder: Path, name: str) -> list[Attempt]:
@@ -95,7 +100,8 @@ def read_attempts(folder: Path, name: str) -> list[Attempt]:
         if "start" in record:
             attempts.append(Attempt(record["place"]))
         elif attempts:
-            attempts[-1] = Attempt(attempts[-1].place, record["outcome"], record["seconds"])
+            taken = (record["seconds"], record.get("peak_bytes"))  # of which earlier versions wrote the first
+            attempts[-1] = Attempt(attempts[-1].place, record["outcome"], *taken)
     return attempts
 
 
@@ -103,6 +109,11 @@ def total_seconds(attempts: Sequence[Attempt]) -> float | None:
     """Return the wall time of all attempts together, None where that of one is not known."""
     seconds = [attempt.seconds for attempt in attempts]
     return sum(filter(None, seconds)) if seconds and None not in seconds else None
+
+
+def peak_bytes(attempts: Sequence[Attempt]) -> int | None:
+    """Return the peak memory of all attempts, None where that of none is known."""
+    return max((attempt.peak_bytes for attempt in attempts if attempt.peak_bytes is not None), default=None)
 
 
 def _attempts(folder: Path, name: str) -> Path:

@@ -15,10 +15,10 @@ from typing import Literal
 from ols.config import ProbeConfig
 from ols.files import read_record, write_file
 from ols.runs.folder import RunFolder
-from ols.studies.durations import format_hours
 from ols.studies.grid import Run
 from ols.studies.jobs import read_attempts, total_seconds
 from ols.studies.launchers.local import is_running
+from ols.studies.needs import format_hours
 
 State = Literal["waiting", "running", "done", "failed"]
 STATES: tuple[State, ...] = ("done", "failed", "running", "waiting")

@@ -1,5 +1,6 @@
 import csv
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -99,12 +100,29 @@ def test_values_of_an_axis_and_keys_of_the_study_can_be_typed(recorded):
     assert study.parallel == 3
 
 
-def test_a_dry_run_lists_commands_and_invents_no_time(recorded, capsys):
+def test_a_dry_run_lists_commands_and_invents_no_time_memory_or_disk(recorded, capsys):
     assert recorded.run("--dry_run") == 0
     printed = capsys.readouterr().out
     assert printed.count("to do  ") == 4
-    assert printed.endswith("test_resnet: 4 runs left, time not known: none measured 1 at a time\n")
+    assert printed.endswith(
+        "test_resnet: 4 runs left, time not known: none measured 1 at a time\n"
+        "memory: not known for 4 runs left: none like them was measured\n"
+        "disk: not known for 4 runs left: none like them was measured\n"
+    )
     assert recorded.calls == []
+
+
+def test_a_dry_run_tells_time_memory_and_disk_of_the_rest_from_the_cells_that_are_done(recorded, capsys):
+    assert recorded.run("--axes.seed", "[0]", "--evaluate", "false") == 0
+    capsys.readouterr()
+    assert recorded.run("--dry_run") == 0
+    printed = capsys.readouterr().out
+    assert printed.count("complete  ") == printed.count("to do  ") == 2
+    assert "test_resnet: 2 runs left, " in printed
+    assert " s each (median of 2 measured 1 at a time)\n" in printed
+    (gigabytes,) = re.findall(r"memory: about ([\d.]+) GB for 1 at a time, each as the largest of its kind\n", printed)
+    assert 0.01 <= float(gigabytes) < 10
+    assert "disk: about 0.00 GB for 2 runs left, each as the largest of its kind\n" in printed
 
 
 @pytest.mark.parametrize(

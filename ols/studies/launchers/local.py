@@ -10,6 +10,7 @@ import shlex
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -151,14 +152,14 @@ class _Attempt:
         lock.write(f"process group {self.process.pid} on {socket.gethostname()}")
 
     def _ended(self, process: subprocess.Popen, *, stopping: bool) -> Ended | None:
-        returncode = process.poll()
+        returncode, peak_bytes = _poll(process)
         if returncode is None:
             return None
         seconds = time.monotonic() - self.started
         outcome: Outcome = "stopped" if stopping else "failed"
         if returncode == 0 and self.job.is_complete:
             outcome = "done"
-        record_end(self.folder, self.job.name, outcome, seconds)
+        record_end(self.folder, self.job.name, outcome, seconds, peak_bytes)
         return Ended(self.job, self.log, outcome, seconds if outcome == "done" else None)
 
     def _group(self) -> int | None:
@@ -170,6 +171,21 @@ class _Attempt:
 
 def _lock_file(folder: Path, name: str) -> Path:
     return folder / f".{name}.lock"
+
+
+def _poll(process: subprocess.Popen) -> tuple[int | None, int | None]:
+    """Return the exit status of a process, None while it runs; and the peak memory of its largest process, in bytes.
+
+    The peak is that of itself or of a child that it has waited for. Linux counts what the process was before it became
+    another program, so that the memory of this one is the least that is told.
+    """
+    if not hasattr(os, "wait4"):  # Windows
+        return process.poll(), None
+    ended, status, usage = os.wait4(process.pid, os.WNOHANG)
+    if not ended:
+        return None, None
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return process.returncode, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _take(lock: IO[str]) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from launched.running_jobs import jobs_of
 
-from ols.studies.jobs import Ended
+from ols.studies.jobs import Ended, read_attempts
 from ols.studies.launchers.local import run_jobs
 
 RUNNING_JOBS = Path(__file__).parents[2] / "launched" / "running_jobs.py"
@@ -68,6 +68,16 @@ def test_each_job_is_a_process_group_with_a_log_and_is_not_done_again(folder, ca
     assert f"a: sh -c '{group.format('a')}'" in capsys.readouterr().out
     assert _outcomes(folder.run(a=group.format("a"))) == {"a": "complete"}
     assert len(folder.pids("a")) == 1
+
+
+def test_the_peak_memory_of_a_job_is_written_down(folder):
+    fill = "memory = b'1' * {0}; import time; time.sleep(0.2)"
+    ends = folder.run(
+        small=f"{sys.executable} -c '1'; touch small", large=f'{sys.executable} -c "{fill.format(10**9)}"; touch large'
+    )
+    assert _outcomes(ends) == {"small": "done", "large": "done"}
+    (small,), (large,) = (read_attempts(folder.path / "logs", name) for name in ("small", "large"))
+    assert 1e9 < large.peak_bytes < small.peak_bytes + 1.1e9
 
 
 def test_a_failing_job_stops_nobody_and_one_without_its_result_has_failed(folder):

@@ -1,16 +1,17 @@
-"""How long the rest of a study takes and how much disk, from what its runs have taken so far."""
+"""What the rest of a study needs of time, memory and disk, from what its runs have taken so far and nothing else."""
 
 import json
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ols.files import append_line
 from ols.studies.grid import Run
-from ols.studies.labels import LOSS, SEED
+from ols.studies.jobs import peak_bytes, read_attempts
+from ols.studies.labels import FOLD, LOSS, SEED
 
-ALIKE = (LOSS, SEED)  # axes whose values take about the same time
+ALIKE = (LOSS, SEED, FOLD, "lr")  # axes whose values take about the same time
 
 
 def record_seconds(file: Path, run: Run, seconds: float, *, parallel: int) -> None:
@@ -19,7 +20,7 @@ def record_seconds(file: Path, run: Run, seconds: float, *, parallel: int) -> No
     append_line(file, json.dumps(record | {"seconds": round(seconds, 1)}))
 
 
-def estimate(file: Path, runs: Sequence[Run], *, parallel: int) -> str:
+def estimate_time(file: Path, runs: Sequence[Run], *, parallel: int) -> str:
     """Say how long the runs that are left take, from the measured seconds of earlier ones and nothing else.
 
     Args:
@@ -45,27 +46,35 @@ def estimate(file: Path, runs: Sequence[Run], *, parallel: int) -> str:
     return "\n".join(lines)
 
 
+def estimate_memory(runs: Sequence[Run], logs: Path, *, parallel: int) -> str:
+    """Say how much memory the runs that are left take, from what complete ones like them took at their peak.
+
+    Args:
+        runs: Runs of the study.
+        logs: Folder with the logs of their jobs.
+        parallel: Runs at a time.
+    """
+    known, left = _largest_like(runs, lambda run: peak_bytes(read_attempts(logs, run.run_dir.name)))
+    at_a_time = sorted(known)[-parallel:]
+    lines = [
+        f"memory: about {sum(at_a_time) / 1e9:,.2f} GB for {len(at_a_time)} at a time, each as the largest of its kind"
+    ]
+    return _with_unknown("memory", lines, known, left)
+
+
 def estimate_disk(runs: Sequence[Run]) -> str:
-    """Say how much disk the runs that are left take, from the folders of complete ones like them and nothing else.
+    """Say how much disk the runs that are left take, from the folders of complete ones like them.
 
     Args:
         runs: Runs of the study.
     """
-    left = [run for run in runs if not run.is_complete]
-    sizes: dict[str, list[int]] = {}
-    for run in runs:
-        if run.is_complete:
-            sizes.setdefault(kind_of(run), []).append(_bytes_of(run.run_dir))
-    known = [max(sizes[kind]) for kind in map(kind_of, left) if kind in sizes]
+    known, left = _largest_like(runs, lambda run: _bytes_of(run.run_dir))
     lines = [f"disk: about {sum(known) / 1e9:,.2f} GB for {len(known)} runs left, each as the largest of its kind"]
-    if len(known) < len(left):
-        unknown = f"disk: not known for {len(left) - len(known)} runs left: none like them is complete"
-        lines = [*(lines if known else []), unknown]
-    return "\n".join(lines) if left else "disk: all runs are complete"
+    return _with_unknown("disk", lines, known, left)
 
 
 def seconds_left(file: Path, left: Sequence[Run], *, parallel: int) -> float | None:
-    """Return how long runs take that are left, as `estimate` tells it; None where runs like one were not measured."""
+    """Return how long the runs that are left take, as `estimate_time` does; None where a kind was not measured."""
     measured = _read_seconds(file, parallel)
     if any(kind_of(run) not in measured for run in left):
         return None
@@ -81,6 +90,29 @@ def kind_of(run: Run) -> str:
     """Return what runs that take about the same time have in common: the model, and labels of what else is varied."""
     labels = {axis: label for axis, label in run.cell.labels.items() if axis not in ALIKE}
     return " ".join(dict.fromkeys([run.config.model.name, *labels.values()]))
+
+
+def _largest_like(runs: Sequence[Run], size: Callable[[Run], int | None]) -> tuple[list[int], int]:
+    """Return, for each run left, the largest size of complete runs of its kind, if any; and how many are left.
+
+    Args:
+        runs: Runs of the study.
+        size: What is asked of each complete run; None where it is not known.
+    """
+    sizes: dict[str, int] = {}
+    for run in runs:
+        if run.is_complete and (bytes_taken := size(run)) is not None:
+            sizes[kind_of(run)] = max(bytes_taken, sizes.get(kind_of(run), 0))
+    left = [kind_of(run) for run in runs if not run.is_complete]
+    return [sizes[kind] for kind in left if kind in sizes], len(left)
+
+
+def _with_unknown(what: str, lines: list[str], known: Sequence[int], left: int) -> str:
+    """Return lines about known runs, where there are any, and one that says how many are not known."""
+    if len(known) < left:
+        unknown = f"{what}: not known for {left - len(known)} runs left: none like them was measured"
+        lines = [*(lines if known else []), unknown]
+    return "\n".join(lines) if left else f"{what}: all runs are complete"
 
 
 def _bytes_of(folder: Path) -> int:
