@@ -35,6 +35,7 @@ def main(config: FinetuneConfig) -> None:
             if find_form(config.data.root) != "table":
                 raise ValueError(f"data.root must be a .csv of targets, got {config.data.root}")
     # Imported here and below because it takes seconds: --help and a wrong key answer at once.
+    from ols.training.inputs import make_inputs
     from ols.training.machine import build_accelerator
 
     accelerator = build_accelerator(config.train)
@@ -47,13 +48,14 @@ def main(config: FinetuneConfig) -> None:
         start = f"run:{source.run_dir}"
 
     # Data and folds
-    if accelerator.is_main_process and config.data.phantoms:
-        from ols.phantoms.targets import LesionConfig, write_lesion_phantoms
-
-        write_lesion_phantoms(Path(config.data.root).parent, LesionConfig(seed=config.phantoms.seed))
+    split = config.split.file or str(Path(config.run_dir, "folds.json"))
+    if accelerator.is_main_process:
+        with one_line_errors():
+            make_inputs(config, folds=None if config.split.file else Path(split))
     accelerator.wait_for_everyone()
+    config = replace(config, split=replace(config.split, file=split))
     with one_line_errors(), accelerator.main_process_first():
-        table, folds, config = divide(config, accelerator)
+        table, folds = open_folds(config, accelerator)
 
     # Train, each start on each fold
     starts = [start] + ([config.against] if config.against else [])
@@ -114,23 +116,20 @@ def train(config: Config, accelerator: "Accelerator") -> None:
     accelerator.free_memory()
 
 
-def divide(config: FinetuneConfig, accelerator: "Accelerator") -> tuple["Table", "Folds", FinetuneConfig]:
-    """Open the table and its folds; without a split file, five are made once and kept beside the runs."""
+def open_folds(config: FinetuneConfig, accelerator: "Accelerator") -> tuple["Table", "Folds"]:
+    """Open the table and its folds, and print what they are."""
     from ols.data.sources.opening import open_table
-    from ols.data.splits import describe_folds, load_folds, make_folds, save_folds
+    from ols.data.splits import describe_folds, load_folds
     from ols.tasks import find_task
 
     table = open_table(config.data, kind=find_task(config.task).kind, in_chans=config.data.in_chans)
-    path = Path(config.split.file or Path(config.run_dir, "folds.json"))
-    if config.split.file is None and not path.exists():
-        save_folds(path, make_folds(table))
-    folds = load_folds(path).aligned_with(table)
+    folds = load_folds(Path(config.split.file)).aligned_with(table)
     if not table.has_patients:
         accelerator.print("WARNING: patients are not known: images of one patient may lie on both sides of a split")
-    accelerator.print(f"{path}\n{describe_folds(folds, table)}")
+    accelerator.print(f"{config.split.file}\n{describe_folds(folds, table)}")
     if config.split.fold != "all":
         folds.pools(config.split.fold)  # which refuses a fold that is not there
-    return table, folds, replace(config, split=replace(config.split, file=str(path)))
+    return table, folds
 
 
 def place_runs(config: FinetuneConfig, starts: list[str], *, folds: int) -> dict[str, dict[int, Path]]:

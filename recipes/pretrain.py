@@ -54,7 +54,6 @@ def run(config: Config, accelerator: "Accelerator", folder: "RunFolder") -> tupl
     from ols.losses import build_loss, find_loss
     from ols.models.freezing import Freezing
     from ols.models.options import FreezeOptions
-    from ols.phantoms import write_phantoms
     from ols.runs.checkpoint import clean_checkpoints
     from ols.runs.environment import cores_per_process, environment_record
     from ols.runs.export import export_model, load_export
@@ -62,6 +61,7 @@ def run(config: Config, accelerator: "Accelerator", folder: "RunFolder") -> tupl
     from ols.tasks import build_task_for, find_task
     from ols.tracking.dashboard import write_comparison_page
     from ols.tracking.tracker import Tracker
+    from ols.training.inputs import make_inputs
     from ols.training.machine import seed_everything
     from ols.training.optim import build_optimizer, build_schedule
     from ols.training.trainer import Trainer
@@ -73,8 +73,8 @@ def run(config: Config, accelerator: "Accelerator", folder: "RunFolder") -> tupl
     device = accelerator.device
     dtype = torch.float64 if config.train.precision == "float64" else torch.float32
     memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
-    if accelerator.is_main_process and config.data.phantoms:
-        write_phantoms(Path(config.data.root), config.phantoms)
+    if accelerator.is_main_process:
+        make_inputs(config)
     accelerator.wait_for_everyone()
 
     # Data

@@ -16,9 +16,7 @@ from pathlib import Path
 import yaml
 
 from ols.command_line import NearestKeyParser, one_line_errors
-from ols.config import Config, FinetuneConfig
 from ols.data.sources.opening import find_form
-from ols.phantoms import write_phantoms
 from ols.runs.folder import RunFolder, locked
 from ols.studies.grid import Run, Study, plan_runs
 from ols.studies.jobs import Ended, Job
@@ -101,9 +99,12 @@ def _run(study: Study, by_name: dict[str, Run], jobs: list[Job]) -> int:
     logs, seconds = folder / "logs", folder / "logs" / "seconds.jsonl"
 
     # What runs have in common, made once
+    from ols.training.inputs import make_inputs  # takes seconds
+
     with one_line_errors():
         for run in runs:
-            make_inputs(run.config, folder / "folds")
+            split = Path(run.config.split.file or "")
+            make_inputs(run.config, folds=split if split.parent == folder / "folds" else None)
 
     # Train; only a run that is made in one go tells how long a run takes
     progress = Progress(folder / "cells.csv", runs, logs)
@@ -176,24 +177,6 @@ def report(ended: Ended) -> None:
     """Print how a job ended."""
     after = "" if ended.seconds is None else f" after {ended.seconds:,.0f} s"
     print(f"{ended.job.name}: {ended.outcome}{after}", flush=True)
-
-
-def make_inputs(config: Config, folds: Path) -> None:
-    """Render the phantoms that a run asks for, and divide its table where the study does so, unless it is done."""
-    if not isinstance(config, FinetuneConfig):
-        if config.data.phantoms:
-            write_phantoms(config.data.root, config.phantoms)
-        return
-    if config.data.phantoms:
-        from ols.phantoms.targets import LesionConfig, write_lesion_phantoms
-
-        write_lesion_phantoms(Path(config.data.root).parent, LesionConfig(seed=config.phantoms.seed))
-    file = Path(config.split.file or "")
-    if file.parent == folds and not file.exists():
-        from ols.data.sources.opening import open_table
-        from ols.data.splits import make_folds, save_folds
-
-        save_folds(file, make_folds(open_table(config.data, kind=find_task(config.task).kind)))
 
 
 def write_page(study: Study, runs: list[Run]) -> None:

@@ -51,6 +51,7 @@ MAY_IMPORT = {
         "ols.losses",
         "ols.metrics",
         "ols.models",
+        "ols.phantoms",
         "ols.runs",
         "ols.tasks",
         "ols.tracking",
