@@ -52,6 +52,18 @@ def test_a_study_has_the_cells_that_its_header_computes(name):
         assert f"# {part}:" in header
 
 
+@pytest.mark.parametrize("name", CELLS)
+def test_a_study_asks_of_its_sources_and_validation_chooses_the_rate(name):
+    study = _study(name)
+    assert study.question.endswith("?")
+    assert study.along == study.compared_along == "source"
+    assert len(study.axes["source"]) > 1
+    for source, called in {"radimagenet": "RadImageNet", "phantoms": "phantoms", "radiologynet": "radiology"}.items():
+        assert (called in study.question) <= (source in study.axes["source"])
+    rates = [axis for axis in study.axes if axis == "lr" and len(study.axes[axis]) > 1]
+    assert set(rates) <= set(study.choose_over)
+
+
 def test_each_net_of_mei_has_six_of_the_24_scenarios():
     study = _study("mei2022", target={"one": {}}, source={"one": {}}, fold=[0])
     found = Counter(
