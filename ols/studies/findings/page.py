@@ -29,7 +29,7 @@ from ols.studies.findings.sections import (
     number_section,
 )
 from ols.studies.findings.trainings import Way, choose_ways
-from ols.studies.findings.words import limits, sentences, signed, unpaired, verdict
+from ols.studies.findings.words import count_of, limits, sentences, signed, unpaired, verdict
 from ols.studies.labels import FOLD, SEED
 from ols.studies.results import CellResult
 from ols.tasks.report.parts import Card, Cell, Drawings, Section, Table, Text
@@ -81,8 +81,8 @@ def write_study_page(
     folds = len({cell.labels.get(FOLD, "") for cell in cells})
     hours = sum(cell.seconds or 0 for cell in cells) / 3600
     planned = len(cells) if planned is None else planned
-    count = _count(len(cells), "cell") if len(cells) == planned else f"{len(cells):,} of {planned:,} cells"
-    facts = [count, f"compared along {along}", _count(folds, "fold"), _count(seeds, "seed")]
+    count = count_of(len(cells), "cell") if len(cells) == planned else f"{len(cells):,} of {planned:,} cells"
+    facts = [count, f"compared along {along}", count_of(folds, "fold"), count_of(seeds, "seed")]
     facts.append(f"{hours:.1f} hours")
     said = sentences([one for one in differences if one.measure in {way.measure for way in ways}])
     cannot = unpaired(differences, ways, along, reference, missing=planned - len(cells))
@@ -133,17 +133,13 @@ def headline(differences: Sequence[Difference]) -> list[Card]:
     return cards
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
 def _how(differences: Sequence[Difference]) -> str:
     family = max(one.family for one in differences)
     return (
         "Pairs agree in all other axes. Patients: the test patients of all folds are drawn anew "
         "with all their images, the same for both, while the networks stay as they are. Trainings: pairs of the same "
         "fold and seed, by the corrected resampled t-test where there are several folds, else by flipping signs. Both "
-        f"p are adjusted by Holm over the {family} comparisons of a measure; shown is a p below 0.05."
+        f"p are adjusted by Holm over the {count_of(family, 'comparison')} of a measure; shown is a p below 0.05."
     )
 
 

@@ -27,17 +27,20 @@ def draw_differences(rows: Sequence[tuple[str, PairedDifference, bool]], measure
         title: What is subtracted from what.
     """
     unit = 100 if measure.percent else 1
-    figure = Figure(figsize=(7.5, 1.2 + 0.32 * len(rows)), layout="constrained")
+    figure = Figure(
+        figsize=(5.0, 1.3 + 0.44 * len(rows)), layout="constrained"
+    )  # names stand above, for narrow screens
     axes = figure.subplots()
     axes.axvline(0, color="0.5", linewidth=1)
-    for place, (_, found, shown) in enumerate(rows):
+    for place, (name, found, shown) in enumerate(rows):
         axes.hlines(place, unit * found.low, unit * found.high, color=COLOURS[0], linewidth=1.6)
         face = COLOURS[0] if shown else "white"
         axes.plot(unit * found.difference, place, "o", color=COLOURS[0], markerfacecolor=face, markersize=6)
-    axes.set_yticks(range(len(rows)), [name for name, _, _ in rows], fontsize=9, parse_math=False)
-    axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.text(0.01, place - 0.24, name, transform=axes.get_yaxis_transform(), va="bottom", parse_math=False)
+    axes.set_yticks([])
+    axes.set_ylim(len(rows) - 0.5, -0.8)
     better = {True: "better to the right", False: "better to the left", None: ""}[measure.higher_is_better]
-    axes.set_xlabel(f"difference in {measure.label}{' [points]' if unit == 100 else ''}, {better}", fontsize=9)
+    axes.set_xlabel(f"difference in {measure.label}{' [points]' if unit == 100 else ''}\n{better}".rstrip())
     axes.set_title(title, fontsize=10, parse_math=False)
     _grid(axes, "x")
     return figure

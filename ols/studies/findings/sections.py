@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ from ols.metrics.measures import find_measure
 from ols.studies.findings.differences import SHOWN, Difference
 from ols.studies.findings.pictures import draw_cells, draw_differences, draw_lines, draw_reliability
 from ols.studies.findings.trainings import Way, describe, early_area
-from ols.studies.findings.words import interval, p_text, signed, verdict
+from ols.studies.findings.words import count_of, interval, p_text, signed, verdict
 from ols.studies.statistics import spearman
 from ols.tasks.report.parts import Cell, Column, Drawing, Drawings, Row, Section, Table, Text
 
 EARLY_EPOCHS = 10
 MOST_PANELS = 24  # of a picture
+OF_ONE_CELL = ("command", "weights", "split")  # conditions that tell nothing of a study
 
 
 def difference_section(differences: Sequence[Difference], remarks: Sequence[str]) -> Section:
@@ -242,17 +244,24 @@ def links_section(ways: Sequence[Way], folder: Path) -> Section:
 
 
 def conditions_section(ways: Sequence[Way]) -> Section:
-    """Return under which conditions the predictions came about, and what differs between cells."""
-    values: dict[str, dict[str, int]] = {}
+    """Return under which conditions the predictions came about: each value, and of how many cells it is.
+
+    What is of one cell alone, such as its weights and its command, is left to its predictions.
+    """
+    values: dict[str, list[str]] = {}
     for way in ways:
         for cell in way.cells:
             for name, value in cell.test.conditions.items():
-                counts = values.setdefault(name, {})
-                counts[str(value)] = counts.get(str(value), 0) + 1
+                if name not in OF_ONE_CELL:
+                    values.setdefault(name, []).append(_condition(name, value))
     rows = []
-    for name, counts in values.items():
-        text = ", ".join(list(counts)[:4]) if len(counts) <= 4 else f"{len(counts):,} different ones"
-        rows.append(Row([Cell(name), Cell(text)]))
+    for name, texts in values.items():
+        counts = Counter(sorted(texts) if name == "date" else texts)
+        if name == "date" or len(counts) == 1:
+            said = " to ".join(dict.fromkeys([next(iter(counts)), list(counts)[-1]]))
+        else:
+            said = "; ".join(f"{text} ({count_of(count, 'cell')})" for text, count in counts.most_common())
+        rows.append(Row([Cell(name.replace("_", " ")), Cell(said)]))
     table = Table([Column(""), Column("")], rows, otherwise="The predictions have no conditions.")
     note = Text("Not a medical device, and no evidence that a model may be used on patients.")
     return Section("conditions", "Conditions", [table, note])
@@ -267,9 +276,22 @@ def number_of(label: str) -> float:
         return math.nan
 
 
+def _condition(name: str, value: Any) -> str:
+    """Return what a condition is: a date by its day, versions by their packages."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {one}" for key, one in value.items())
+    return str(value)[: len("2026-01-31")] if name == "date" else str(value)
+
+
 def _difference_table(own: Sequence[Difference]) -> Table:
     measure = own[0].measure
-    columns = [Column(own[0].axis), Column("where"), Column("value, reference", True), Column("difference", True)]
+    somewhere = any(describe(one.setting) for one in own)
+    columns = [
+        Column(own[0].axis),
+        *([Column("where")] if somewhere else []),
+        Column("value, reference", True),
+        Column("difference", True),
+    ]
     columns += [Column("Holm p, patients", True), Column("trainings", True), Column("Holm p, trainings", True)]
     columns.append(Column("shown"))
     rows = []
@@ -286,13 +308,13 @@ def _difference_table(own: Sequence[Difference]) -> Table:
         together = f"({interval(measure, one.together.low, one.together.high)})"
         pairs, tests = "none", []
         if one.trainings:
-            pairs = f"{one.trainings.pairs} pairs, {signed(measure, one.trainings.difference)}"
+            pairs = f"{count_of(one.trainings.pairs, 'pair')}, {signed(measure, one.trainings.difference)}"
             tests = [f"flips p {p_text(one.trainings.p_sign_flip)}, at least {one.trainings.floor:.2g}"]
         rows.append(
             Row(
                 [
                     Cell(one.first),
-                    Cell(describe(one.setting)),
+                    *([Cell(describe(one.setting))] if somewhere else []),
                     Cell(f"{first}, {second}"),
                     Cell(signed(measure, one.together.difference), beside=together, below=below),
                     Cell(p_text(one.p_patients)),
@@ -345,10 +367,6 @@ def _correlations(ways: Sequence[Way], along: str, free: Sequence[str]) -> list[
         few = f"; {found.pairs} networks are few" if found.pairs <= 16 else ""
         words.append(Text(f"{name}: Spearman {found.value:.2f} ({limits}), p {p_text(found.p_value)}{few}."))
     return words
-
-
-def _millions(way: Way) -> float:
-    return way.chosen[0].parameters / 1e6
 
 
 def _mean_curve(curves: Sequence[Sequence[tuple[float, float]]]) -> NDArray:

@@ -65,7 +65,8 @@ def limits(differences: Sequence[Difference], ways: Sequence[Way], *, seeds: int
         end = ": it cannot show anything of other trainings." if floor >= SHOWN else "."
         found.append(words + end)
     if missing := [one for one in own if one.trainings is None]:
-        found.append(f"{len(missing)} comparisons have no pair of trainings with a number for both.")
+        have = "has" if len(missing) == 1 else "have"
+        found.append(f"{count_of(len(missing), 'comparison')} {have} no pair of trainings with a number for both.")
     if folds > 1:
         found.append(
             f"The {folds} folds share training images: their differences are not independent, which the corrected "
@@ -102,15 +103,20 @@ def unpaired(
     found = []
     if missing:
         found.append(
-            f"{missing:,} cells are not there yet, or have failed: a difference is over the folds and seeds that both "
-            "of its values have, and validation chose among what is there. These numbers will change."
+            f"Not there yet, or failed: {count_of(missing, 'cell')}. A difference is over the folds and seeds that "
+            "both of its values have, and validation chose among what is there. These numbers will change."
         )
     reference = ways[0].labels[along] if reference is None else reference
     compared = len({(one.first, *one.setting.values()) for one in differences})
     alone = sum(way.labels[along] != reference for way in ways) - compared
     if alone:
-        found.append(f"{alone} without a partner of {reference} in the same setting, fold and seed are not compared.")
+        found.append(f"Not compared, for want of {reference} in the same setting, fold and seed: {alone}.")
     return found
+
+
+def count_of(number: int, what: str) -> str:
+    """Return a number with its noun, such as `1 fold` or `2 folds`."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def p_text(p: float) -> str:
