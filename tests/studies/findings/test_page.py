@@ -2,12 +2,18 @@ import csv
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
+import torch
 from matplotlib.figure import Figure
+from sklearn.metrics import f1_score
 
+from ols.evaluation.predictions import Predictions
 from ols.studies.findings.page import write_study_page
 from ols.studies.findings.sections import conditions_section
 from ols.studies.findings.trainings import choose_ways
+from ols.studies.results import CellResult
+from ols.tasks import build_task
 
 
 class _Links(HTMLParser):
@@ -117,3 +123,65 @@ def test_pictures_that_are_wider_than_a_narrow_screen_are_marked_and_forests_are
     section = html[html.index('id="differences"') : html.index('id="limits"')]
     assert section.count("<figure>") == 4
     assert 'class="wide"' not in section
+
+
+def _cell(task, labels, logits, targets, folder):
+    names = [f"image{labels.get('fold', '')}-{row}" for row in range(len(targets))]
+    found = Predictions(
+        logits, targets, torch.arange(len(targets)), names, names, task.classes, task.groups, task.name
+    )  # fmt: skip
+    return CellResult(
+        labels, folder / "-".join(labels.values()), 9.0, 100, found, found, task, [(1, 0.5), (2, 0.6)], {}
+    )
+
+
+def test_a_study_over_losses_whose_runs_have_no_folds_is_compared_over_seeds(tmp_path, undrawn):
+    task, rng = build_task("multiclass", ["a", "b", "c"], ["CT"] * 3), torch.Generator().manual_seed(0)
+    targets = torch.arange(90) % 3
+    cells = [
+        _cell(
+            task,
+            {"model": "net", "loss": loss, "seed": str(seed)},
+            skill * torch.eye(3)[targets] + torch.randn(90, 3, generator=rng),
+            targets,
+            tmp_path,
+        )
+        for seed in range(6)
+        for loss, skill in (("hard", 1.0), ("ols", 3.0))
+    ]
+    write_study_page(tmp_path, cells, along="loss", question="Which loss?", resamples=50)
+    text = (tmp_path / "study.md").read_text()
+    assert "12 cells, compared along loss, 1 fold, 6 seeds" in text
+    assert "ols against hard: better for other patients and trainings" in text
+    with (tmp_path / "differences.csv").open() as file:
+        (row, *_) = csv.DictReader(file)
+    assert float(row["trainings_p_sign_flip"]) == pytest.approx(2 / 2**6)  # all six pairs of one sign
+    of_runs = [
+        np.mean(
+            [(cell.test.logits.argmax(1) == targets).double().mean() for cell in cells if cell.labels["loss"] == loss]
+        )
+        for loss in ("ols", "hard")
+    ]
+    assert row["measure"] == "top1"
+    assert (float(row["of_value"]), float(row["of_reference"])) == pytest.approx(tuple(of_runs))
+
+
+def test_a_study_of_masks_has_its_page_and_compares_their_overlap(tmp_path, undrawn):
+    task, rng = build_task("segmentation", ["lesion"], ["US"]), torch.Generator().manual_seed(0)
+    cells, dice = [], {"none": [], "imagenet": []}
+    for fold in range(3):
+        masks = (torch.rand(12, 6, 6, generator=rng) < 0.4).long()
+        for source, noise in (("none", 3.0), ("imagenet", 0.5)):
+            score = 2.0 * masks - 1 + noise * torch.randn(12, 6, 6, generator=rng)
+            labels = {"source": source, "fold": str(fold), "seed": "0"}
+            cells.append(_cell(task, labels, torch.stack([-score, score], dim=1), masks, tmp_path))
+            pairs = zip(masks.flatten(1).numpy(), (score > 0).flatten(1).numpy(), strict=True)
+            dice[source] += [f1_score(mask, found) for mask, found in pairs]
+    write_study_page(tmp_path, cells, along="source", question="Which start?", resamples=50)
+    with (tmp_path / "differences.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert row["measure"] == task.selects[0]
+    assert (float(row["of_value"]), float(row["of_reference"])) == pytest.approx(
+        (np.mean(dice["imagenet"]), np.mean(dice["none"]))
+    )
+    assert "imagenet against none: better for other patients" in (tmp_path / "study.md").read_text()
