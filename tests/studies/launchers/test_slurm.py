@@ -177,6 +177,24 @@ def test_all_jobs_of_an_array_that_come_to_their_limit_are_put_back_into_the_que
     assert Counter(recorded.started) == dict.fromkeys(NAMES[:2], 2)
 
 
+def test_a_job_at_its_time_limit_and_one_that_slurm_takes_its_node_from_are_continued_by_slurm_itself(recorded):
+    limited, moved = NAMES[:2]
+    holds = {name: recorded.switch(f"{name}.hold") for name in (limited, moved)}
+    recorded.prepare()
+    options = ("--slurm.minutes=1", "--slurm.save_seconds=30", "--axes.seed=[0]", "--evaluate=false")
+    with _sweep(recorded.file, *options, cwd=ROOT) as sweep:
+        _wait(lambda: len(recorded.started) == 2)
+        subprocess.run(["scontrol", "requeue", _last_start(recorded.folder, moved)["place"]], check=True)
+        for name in (moved, limited):
+            _wait(lambda name=name: (recorded.folder / "runs" / name / "checkpoints").is_dir())
+            holds[name].unlink()
+        printed = sweep.stdout.read()
+    assert sweep.returncode == 0
+    assert printed.count(": done\n") == 2
+    assert printed.count("submitted") == 1
+    assert Counter(recorded.started) == dict.fromkeys(holds, 2)
+
+
 def test_cells_that_fail_or_are_killed_end_as_failed_and_stop_no_other_one(recorded):
     fail, held = recorded.switch(f"{NAMES[0]}.fail"), recorded.switch(f"{NAMES[1]}.hold")
     recorded.prepare()
