@@ -1,16 +1,20 @@
 """How large each error is, from what the cells of `transfer_errors.py` predict: no model is needed.
 
-    python benchmarks/transfer_error_sizes.py --output runs/transfer_errors
+    python benchmarks/transfer_error_sizes.py --output runs/transfer_errors --results benchmarks/results/transfer_errors
 
-Writes `summary.json`, `table.md` and `forest.png` there. A difference is the mean, over folds and seeds, of wrong less
-right within a fold. One interval is over other patients, who are drawn anew for all folds and seeds together; the other
-over other trainings: that of the t-test which knows that training folds overlap (Nadeau and Bengio 2003). A cell that
-was chosen stays chosen in every draw.
+Writes `summary.json`, `table.md`, `forest.png`, and `predictions.csv.gz`, from which all of them can be computed: the
+score of every image in every cell, images and patients as numbers. A difference is the mean, over folds and seeds, of
+wrong less right within a fold. One interval is over other patients, who are drawn anew for all folds and seeds
+together; the other over other trainings: that of the t-test which knows that training folds overlap (Nadeau and Bengio
+2003). A cell that was chosen stays chosen in every draw.
 """
 
 import argparse
+import csv
+import gzip
+import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +26,7 @@ from scipy import stats
 
 from ols.data.splits import load_folds
 from ols.evaluation.predictions import load_predictions
-from ols.files import write_record
+from ols.files import write_file, write_record
 from ols.metrics.auc import auc_of_counts
 from ols.metrics.resampling import bootstrap_interval, mean_of_counts, resample
 from ols.models.build import build_model
@@ -94,10 +98,14 @@ class Results:
     Args:
         output: Folder of the table.
         cells: Their lines.
+        commands: A line of each command that trained some of them, with its environment.
     """
 
-    def __init__(self, output: Path, cells: list[dict[str, Any]]):
+    def __init__(self, output: Path, cells: list[dict[str, Any]], commands: Sequence[dict[str, Any]] = ()):
         self.output, self.cells = output, {(cell["arm"], cell["seed"], cell["fold"]): cell for cell in cells}
+        self.environments = [
+            {key: value for key, value in one["environment"].items() if key != "command"} for one in commands
+        ]
         folds = load_folds(output / "folds.json")
         self.patient_names, numbers = np.unique(folds.groups, return_inverse=True)
         self.patient_of = dict(zip(folds.ids, numbers.tolist(), strict=True))
@@ -110,10 +118,13 @@ class Results:
             return None
         return max(GRID_ARMS, key=lambda name: self.cells[name, seed, fold][f"{arm}_auc"] or 0)
 
+    def predictions(self, arm: str, seed: int, fold: int, split: str) -> Path:
+        """Return the file of what a cell predicts of a split."""
+        return RunFolder(self.output / "runs" / arm / f"seed{seed}" / f"fold{fold}").predictions(split)
+
     def statistic(self, arm: str, seed: int, fold: int, measure: Measure) -> Callable[[NDArray], NDArray]:
         """Return the measure of a cell's test images, from how often each patient counts `[R, P]`."""
-        path = RunFolder(self.output / "runs" / arm / f"seed{seed}" / f"fold{fold}").predictions("test")
-        score, positive, names = load_scores(path)
+        score, positive, names = load_scores(self.predictions(arm, seed, fold, "test"))
         patients = np.array([self.patient_of[name] for name in names])
         return lambda counts: measure(score, positive, counts[:, patients])
 
@@ -169,12 +180,33 @@ def top_10_layers() -> dict[str, int]:
     return found
 
 
-def write_summary(output: Path, study: dict[str, Any]) -> None:
-    """Write `summary.json`, `table.md` and `forest.png` of the cells that are there."""
+def predictions_csv(output: Path, tables: list[str]) -> bytes:
+    """Return a line for each image of validation and test of each cell, compressed: the same bytes every time."""
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(("table", "arm", "seed", "fold", "split", "image", "patient", "positive", "score"))
+    for table in tables:
+        results = load_results(output / table)
+        image_of = {name: number for number, name in enumerate(results.patient_of)}
+        for cell in sorted(results.cells):
+            for split in ("val", "test"):
+                for score, positive, name in zip(*load_scores(results.predictions(*cell, split)), strict=True):
+                    place = (image_of[name], results.patient_of[name])
+                    lines.writerow((table, *cell, split, *place, int(positive), f"{score:.9g}"))
+    return gzip.compress(text.getvalue().encode(), mtime=0)
+
+
+def load_results(output: Path) -> Results:
+    """Return the cells of a table that are there."""
+    lines = [json.loads(line) for line in (output / "cells.jsonl").read_text().splitlines()]
+    return Results(output, [line for line in lines if "arm" in line], [line for line in lines if "arm" not in line])
+
+
+def write_summary(output: Path, study: dict[str, Any], folder: Path) -> None:
+    """Write into a folder what the cells that are there say, and what they predict."""
     record: dict[str, Any] = {"top_10_layers": top_10_layers(), "tables": {}}
     for name, own in study.items():
-        lines = [json.loads(line) for line in (output / name / "cells.jsonl").read_text().splitlines()]
-        results = Results(output / name, [line for line in lines if "arm" in line])
+        results = load_results(output / name)
         found = {mistake: results.compare(asked, own) for mistake, asked in MISTAKES.items()}
         arms: dict[str, list[dict]] = {}
         for cell in results.cells.values():
@@ -186,11 +218,13 @@ def write_summary(output: Path, study: dict[str, Any]) -> None:
                 for arm, cells in arms.items()
             },
             "cells": len(results.cells),
-            "environments": [line["environment"] for line in lines if "environment" in line],
+            "environments": results.environments,
         }
-    write_record(output / "summary.json", record)
-    (output / "table.md").write_text("\n\n".join(map(markdown, record["tables"], record["tables"].values())) + "\n")
-    draw_forest(record["tables"]).savefig(output / "forest.png", dpi=150)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_record(folder / "summary.json", record)
+    write_file(folder / "table.md", "\n\n".join(map(markdown, record["tables"], record["tables"].values())) + "\n")
+    draw_forest(record["tables"]).savefig(folder / "forest.png", dpi=110, metadata={"Software": None})
+    (folder / "predictions.csv.gz").write_bytes(predictions_csv(output, list(study)))
 
 
 def markdown(name: str, found: dict[str, Any]) -> str:
@@ -231,8 +265,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--study", type=Path, default=ROOT / "recipes" / "configs" / "studies" / "errors.yaml")
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "transfer_errors")
+    parser.add_argument("--results", type=Path, help="folder to write to, by default that of the cells")
     args = parser.parse_args()
-    write_summary(args.output, yaml.safe_load(args.study.read_text()))
+    write_summary(args.output, yaml.safe_load(args.study.read_text()), args.results or args.output)
 
 
 if __name__ == "__main__":

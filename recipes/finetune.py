@@ -174,9 +174,10 @@ def report(config: FinetuneConfig, arms: dict[str, "OutOfFold"]) -> None:
     first = next(iter(arms.values()))
     measure = first.tasks[0].selects[0]
     text = find_measure(measure).text
-    print(f"\n{config.run_dir}: {len(first.sample_ids):,} test images of {len(set(first.patients)):,} patients")
+    images, patients = len(set(first.sample_ids)), len(set(first.patients))
+    print(f"\n{config.run_dir}: {images:,} test images of {patients:,} patients")
     print(result_table({arm: found.evaluation() for arm, found in arms.items()}, first.tasks[0]))
-    record: dict = {"measure": measure, "images": len(first.sample_ids), "patients": len(set(first.patients))}
+    record: dict = {"measure": measure, "images": images, "patients": patients}
     for arm, found in arms.items():
         by_fold = found.by_fold()
         record[arm] = {"by_fold": by_fold}

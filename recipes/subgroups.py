@@ -40,7 +40,8 @@ def main() -> None:
         table = open_table(replace(data, root=options.data.root or data.root), in_chans=data.in_chans)
         outputs = BinaryOutputs.of_folds(found, task.classes[task.positive])
         text = markdown(*measure_subgroups(outputs, table, options.subgroups))
-    head = f"{len(outputs.positive):,} images of {len(found.folds)} test folds; an AUC is the mean of the folds'."
+    images = len(set(outputs.sample_ids))
+    head = f"{images:,} images of {len(found.folds)} test folds; an AUC is the mean of the folds'."
     write_file(folder / "subgroups.md", f"# Subgroups of {folder.name}\n\n{head} {INTRODUCTION}\n\n{text}")
     print(f"{text}\n{folder / 'subgroups.md'}")
 

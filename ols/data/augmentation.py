@@ -1,9 +1,10 @@
-"""RandAugment and random erasing: timm's, with randomness by key."""
+"""RandAugment and random erasing, which are timm's, and the augmentation of Mei et al. 2022, with randomness by key."""
 
 import numpy as np
 import torch
 from PIL import Image
 
+from ols.data.affine import draw_maps, move
 from ols.data.options import AugmentationOptions
 from ols.data.transforms import to_array, to_image
 from ols.keyed import AUGMENT, kept_generators, keyed_bits, seed_generators
@@ -39,6 +40,8 @@ class Augmentation:
     `radiology` applies up to two of: rotation by about 9 degrees, shear by 0.09, shift by 6 % of the side, contrast,
     brightness or sharpness changed by about 27 %. `randaugment` is RandAugment (Cubuk et al., 2020) as for
     photographs: all of timm's operations at magnitude 9, inversion, solarisation and posterisation among them.
+    `mei2022` turns by up to 10 degrees, shifts by up to 10 % of the side, shears by up to 0.1 degrees and zooms either
+    direction by up to 10 %, all of every image, and repeats the border outside, as Keras does what Mei et al. 2022 ask.
     Random erasing (Zhong et al., AAAI 2020) blackens a rectangle of 2 to 33 % of an image.
 
     A mask is moved as its image is; what is erased of an image stays in its mask.
@@ -56,7 +59,8 @@ class Augmentation:
         operations = list(RADIOLOGY) if augment == "radiology" else None  # None: all that timm has
         self.seed = seed
         self._augment = self._move = None
-        if augment != "none":
+        self._affine = augment == "mei2022"
+        if augment in POLICIES:
             self._augment = rand_augment_transform(POLICIES[augment], dict(TIMM_OPTIONS), operations)
             nearest = TIMM_OPTIONS | {"interpolation": Image.Resampling.NEAREST}
             self._move = rand_augment_transform(POLICIES[augment], nearest, operations)
@@ -74,11 +78,16 @@ class Augmentation:
             images: uint8 `[B, C, H, W]` with 1 or 3 channels, overwritten.
             epochs: Epoch of each sample, int64 `[B]`.
             indices: Index of each sample, int64 `[B]`.
-            masks: uint8 `[B, 1, H, W]`, overwritten; what moves in from outside is 0.
+            masks: uint8 `[B, 1, H, W]`, overwritten; what moves in from outside is 0, of `mei2022` the border.
 
         Returns:
             uint8 `[B, C, H, W]`.
         """
+        if self._affine:
+            for number, where_from in enumerate(draw_maps(self.seed, epochs, indices)):
+                images[number] = move(images[number], where_from)
+                if masks is not None:
+                    masks[number] = move(masks[number], where_from, nearest=True)
         with kept_generators():
             every = keyed_bits(self.seed, epochs, indices, AUGMENT).tolist()
             if masks is not None and self._move is not None:

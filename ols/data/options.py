@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Self, get_args
 
 Aspect = Literal["shorter", "longest", "squash"]
-Augment = Literal["none", "radiology", "randaugment"]
+Augment = Literal["none", "radiology", "mei2022", "randaugment"]
 Sampling = Literal["natural", "class_balanced"]
 Unreadable = Literal["error", "skip"]
 Confounder = Literal["none", "tag", "low_pass", "noise", "jpeg", "gamma", "attribute"]
@@ -182,7 +182,8 @@ class AugmentationOptions:
 
     Args:
         augment: `radiology` turns, shears and shifts training images a little, and changes contrast, brightness and
-            sharpness a little; `randaugment` is RandAugment as for photographs. Neither mirrors.
+            sharpness a little; `mei2022` turns, shifts, shears and zooms every one; `randaugment` is RandAugment as for
+            photographs. None of them mirrors.
         erase_prob: Share of training images of which a rectangle is blackened (random erasing).
     """
 

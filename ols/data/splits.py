@@ -35,7 +35,8 @@ class Folds:
 
     Raises:
         ValueError: A fold does not have each image exactly once, or a group lies in two of its splits; or there are
-            several folds, and an image is not tested in exactly one. The message names it.
+            several folds, and an image is not tested in exactly one; or, where all test the same images, another is not
+            validated on in exactly one. The message names it.
     """
 
     ids: list[str]
@@ -56,9 +57,12 @@ class Folds:
                 sides = " and ".join(SPLITS[index] for index in sorted(set(split_of[groups == crossing].tolist())))
                 raise ValueError(f"patient {crossing} lies in {sides} of fold {number}")
         if len(self.folds) > 1:
-            tested = np.bincount(np.concatenate([fold["test"] for fold in self.folds]), minlength=len(self.ids))
-            if (wrong := np.flatnonzero(tested != 1)).size:
-                raise ValueError(f"{self.ids[wrong[0]]} is tested in {tested[wrong[0]]} folds instead of one")
+            split, done, turn = SPLITS.index("test"), "tested", np.arange(len(self.ids))
+            if self.has_fixed_test:
+                split, done, turn = SPLITS.index("val"), "validated on", turn[self.split_of[0] != split]
+            times = (self.split_of == split).sum(axis=0)
+            if (wrong := turn[times[turn] != 1]).size:
+                raise ValueError(f"{self.ids[wrong[0]]} is {done} in {times[wrong[0]]} folds instead of one")
 
     @cached_property
     def split_of(self) -> np.ndarray:
@@ -68,6 +72,12 @@ class Folds:
             for index, split in enumerate(SPLITS):
                 row[fold[split]] = index
         return numbers
+
+    @property
+    def has_fixed_test(self) -> bool:
+        """Whether there are several folds, and all test the same images."""
+        is_test = self.split_of == SPLITS.index("test")
+        return len(self.folds) > 1 and bool((is_test == is_test[0]).all())
 
     def pools(self, fold: int, *, share: float = 1.0) -> dict[Split, np.ndarray]:
         """Return the positions of the images of each split of a fold, int64.
@@ -159,6 +169,38 @@ def make_folds(
         divided.append({"train": _in_order_of_shares(train, strata, names, seed, number), "val": val, "test": test})
     ids = [source.sample_id(index) for index in range(len(source))]
     made = {"folds": folds, "val_share": val_share, "seed": seed, "kind": target_kind(source)}
+    return Folds(ids, groups, divided, made)
+
+
+def make_folds_of_training(source: ImageSource, given: np.ndarray, *, folds: int = 5, seed: int = 0) -> Folds:
+    """Divide all but a test set that is given: every fold tests that, and each other image validates once.
+
+    For sets whose test images are fixed by those who published them. Groups are never divided, and the parts are
+    stratified as those of `make_folds`.
+
+    Args:
+        source: The whole data set.
+        given: `train`, `val` or `test` of each image, `[N]`; the first two are one, and divided anew.
+        folds: Number of folds, at least 2.
+        seed: Of the draws.
+
+    Raises:
+        ValueError: A value is none of the three, a patient lies in test and outside, there are no test images, or fewer
+            groups beside them than folds.
+    """
+    if folds < 2:
+        raise ValueError(f"folds must be at least 2, got {folds}")
+    if unknown := sorted(set(given.tolist()) - set(SPLITS)):
+        raise ValueError(f"a given split is one of {', '.join(SPLITS)}, got {unknown[0]!r}")
+    groups = [source.sample_group(index) for index in range(len(source))]
+    names, strata = np.array(groups), strata_of(source)
+    test, rest = np.flatnonzero(given == "test"), np.flatnonzero(given != "test")
+    divided: list[dict[Split, np.ndarray]] = []
+    for number, part in enumerate(_group_folds(strata[rest], names[rest], folds, seed)):
+        train = _in_order_of_shares(np.setdiff1d(rest, rest[part]), strata, names, seed, number)
+        divided.append({"train": train, "val": rest[part], "test": test})
+    ids = [source.sample_id(index) for index in range(len(source))]
+    made = {"folds": folds, "fixed_test": True, "seed": seed, "kind": target_kind(source)}
     return Folds(ids, groups, divided, made)
 
 

@@ -73,15 +73,16 @@ class BinaryOutputs:
         return replace(cls.of(found.pooled(), positive), folds=np.repeat(np.arange(len(sizes)), sizes))
 
     def in_order_of(self, sample_ids: list[str]) -> "BinaryOutputs":
-        """Return the same outputs with the images in another order.
+        """Return the same outputs with the images in another order, those of one name in the order that they have.
 
         Raises:
             ValueError: They are of other images.
         """
-        place = {name: index for index, name in enumerate(self.sample_ids)}
-        if place.keys() != set(sample_ids) or len(place) != len(sample_ids):
-            raise ValueError(f"predictions of other images: {len(place)} and {len(sample_ids)} names differ")
-        order = np.array([place[name] for name in sample_ids], np.int64)
+        own, asked = (np.argsort(names, kind="stable") for names in (self.sample_ids, sample_ids))
+        if sorted(self.sample_ids) != sorted(sample_ids):
+            raise ValueError(f"predictions of other images: {len(own)} and {len(asked)} names differ")
+        order = np.empty_like(own)
+        order[asked] = own
         folds = None if self.folds is None else self.folds[order]
         return BinaryOutputs(self.score[order], self.positive[order], self.patients[order], list(sample_ids), folds)
 

@@ -1,7 +1,7 @@
-"""What the folds of one training say together: every image is predicted once, by the model that had not seen it."""
+"""What the folds of one training say together: every image is predicted by models that had not seen it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,14 +18,19 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class OutOfFold:
-    """Predictions of several folds, each on its own test images.
+    """Predictions of several folds, each on its own test images, or all on one test set that is fixed.
+
+    Where the test is fixed, every image is there once a fold, and what is said is the mean over folds of what each
+    fold's own model does: what one training gives. It is neither the measure of their mean output, which is that of an
+    ensemble, nor that of all their outputs in one, where an image would be ranked against itself. The rows of a patient
+    are drawn together in all folds, so that k folds of an image do not pass for k images.
 
     Args:
         folds: Predictions of each fold.
         tasks: Task of each, which says what its outputs mean.
 
     Raises:
-        ValueError: There is no fold, or an image was predicted in two of them.
+        ValueError: There is no fold, or an image was predicted in two of them, but not in all.
     """
 
     folds: Sequence[Predictions]
@@ -34,12 +39,20 @@ class OutOfFold:
     def __post_init__(self):
         if not self.folds:
             raise ValueError("expected the predictions of a fold, got none")
+        if self.has_fixed_test:
+            return
         if (count := len(self.sample_ids)) > (distinct := len(set(self.sample_ids))):
             raise ValueError(f"{count - distinct} images were predicted in two folds")
 
     @property
+    def has_fixed_test(self) -> bool:
+        """Whether there are several folds, and all test the same images."""
+        first, *others = (sorted(fold.sample_ids) for fold in self.folds)
+        return bool(others) and all(other == first for other in others)
+
+    @property
     def sample_ids(self) -> list[str]:
-        """Name of each image, fold after fold, `[N]`."""
+        """Name of each image, fold after fold, `[N]`; of a fixed test as often as there are folds."""
         return [name for fold in self.folds for name in fold.sample_ids]
 
     @property
@@ -74,8 +87,12 @@ class OutOfFold:
         )
 
     def evaluation(self) -> Evaluation:
-        """Measure all folds together."""
-        return measure(self.pooled(), self.tasks[0])
+        """Measure all folds together; of a fixed test the metrics are the mean over folds, and tables of all rows."""
+        pooled = measure(self.pooled(), self.tasks[0])
+        if not self.has_fixed_test:
+            return pooled
+        each = [measure(fold, task).metrics for fold, task in zip(self.folds, self.tasks, strict=True)]
+        return replace(pooled, metrics={name: float(np.mean([one[name] for one in each])) for name in each[0]})
 
     def by_fold(self) -> list[float]:
         """Return the measure that selects by default in each fold; NaN where it is undefined."""
@@ -90,8 +107,9 @@ class OutOfFold:
         Args:
             within_folds: The mean over folds of what it is in each, which an order of images across models has no part
                 in: scores of two folds' models need not be of one scale, and then an AUC of all together is too low.
+                Of a fixed test it is that in any case.
         """
-        if not within_folds:
+        if not within_folds and not self.has_fixed_test:
             return self.tasks[0].of_draws(self.outputs, self.targets)
         parts = [task.of_draws(fold.logits, fold.targets) for task, fold in zip(self.tasks, self.folds, strict=True)]
         ends = np.cumsum([len(fold.targets) for fold in self.folds])[:-1]

@@ -91,6 +91,7 @@ def subgroups(
     rows: list[Subgroup] = []
     gaps: list[Gap] = []
     statistics = {name: outputs.measures()[name] for name in MEASURED}
+    images = np.array(outputs.sample_ids)
     for attribute, given in attributes.items():
         values = np.asarray(given).astype(str)
         if values.shape != outputs.positive.shape:
@@ -110,9 +111,9 @@ def subgroups(
                 Subgroup(
                     attribute,
                     name,
-                    int(inside.sum()),
+                    len(np.unique(images[inside])),
                     len(np.unique(outputs.patients[inside])),
-                    int(outputs.positive[inside].sum()),
+                    len(np.unique(images[inside & outputs.positive])),
                     {m: _share(_interval(estimates[m][index], drawn[m][:, index])) for m in MEASURED},
                 )
             )

@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import build_loaders_of
 
+from ols.data.affine import affine_map, move
 from ols.data.augmentation import Augmentation
 from ols.data.options import AugmentationOptions
 from ols.data.packing import write_pack
@@ -45,7 +46,7 @@ def test_by_default_the_bytes_are_those_of_crop_and_flip(tree):
         assert torch.equal(((image + 1) * 127.5).round().to(torch.uint8), pixels)
 
 
-@pytest.mark.parametrize(("augment", "in_chans"), [("radiology", 1), ("randaugment", 3)])
+@pytest.mark.parametrize(("augment", "in_chans"), [("radiology", 1), ("mei2022", 1), ("randaugment", 3)])
 def test_a_sample_is_augmented_by_its_key_from_files_and_packs_by_any_process(tree, tmp_path, augment, in_chans):
     tree.write_csvs()
     options = {"augment": augment, "erase_prob": 0.5, "in_chans": in_chans}
@@ -110,6 +111,51 @@ def test_the_radiology_preset_treats_gray_in_three_channels_as_in_one():
     assert np.array_equal(in_rgb, Augmentation(AugmentationOptions("radiology"))(gray, *_keys(200)).repeat(3, 1))
 
 
+def test_mei2022_is_an_affine_map_within_its_ranges_that_moves_masks_as_images():
+    side, count = 64, 200
+    line = 31 + 3 * np.arange(side)
+    ramps = np.stack([np.repeat(line[:, None], side, 1), np.repeat(line[None], side, 0)] * 2)[:3]
+    images = np.tile(ramps.astype(np.uint8), (count, 1, 1, 1))
+    masks = images[:, :1].copy()
+    Augmentation(AugmentationOptions("mei2022"), seed=1)(images, *_keys(count), masks)
+    inner = slice(20, 44)  # where nothing comes from outside
+    rows, columns = np.mgrid[inner, inner] - (side - 1) / 2
+    design = np.stack([rows.ravel(), columns.ravel(), np.ones(rows.size)], 1)
+    place = (images[:, :2, inner, inner].astype(float) - line.mean()) / 3  # in the original
+    values = place.reshape(count, 2, -1)
+    maps = np.linalg.lstsq(design, values.reshape(-1, len(design)).T, rcond=None)[0].T.reshape(count, 2, 3)
+    left = values - maps @ design.T
+    assert np.abs(left).max() < 0.6  # affine, up to rounding to bytes: a level is a third of a pixel
+    shift, linear = maps[:, :, 2] / side, maps[:, :, :2]
+    turns = np.degrees(np.arctan2(linear[:, 1, 0], linear[:, 0, 0]))
+    zooms = np.linalg.norm(linear, axis=1)
+    for found, most, middle, slack in ((turns, 10, 0, 0.3), (shift, 0.1 * 2**0.5, 0, 0.005), (zooms, 0.1, 1, 0.005)):
+        assert 0.85 * most / (2**0.5 if found is shift else 1) < np.abs(found - middle).max() < most + slack
+        assert np.abs(found.mean() - middle) < 0.2 * most
+    assert np.linalg.norm(shift, axis=1).max() < 0.1 * 2**0.5 + 0.005
+    moved = np.abs(masks[:, 0, inner, inner].astype(int) - images[:, 0, inner, inner])
+    assert moved.max() <= 3  # the nearest pixel is at most half a pixel away
+    assert images.min() >= 31  # the border is repeated
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Please import `affine_transform`:DeprecationWarning")
+def test_mei2022_is_the_map_of_keras(monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    from keras.src.legacy.preprocessing.image import apply_affine_transform
+
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        image = rng.integers(0, 256, (3, 24, 24), np.uint8)
+        theta, shear = rng.uniform(-10, 10), rng.uniform(-20, 20)
+        shift, zoom = rng.uniform(-0.2, 0.2, 2), rng.uniform(0.8, 1.2, 2)
+        ours = move(image, affine_map(np.radians(theta), shift, np.radians(shear), zoom)).astype(int)
+        tx, ty = 24 * shift
+        options = {"row_axis": 1, "col_axis": 2, "channel_axis": 0, "fill_mode": "nearest"}
+        theirs = apply_affine_transform(image.astype(np.float32), theta, tx, ty, shear, *zoom, **options)
+        assert np.abs(ours - theirs).max() <= 0.51  # which are rounded here
+
+
 def test_random_erasing_blackens_a_rectangle_of_as_many_images_as_asked():
     images = np.full((1000, 1, 32, 32), 7, np.uint8)
     erased = Augmentation(AugmentationOptions(erase_prob=0.3))(images, *_keys(1000))[:, 0] == 0
@@ -122,7 +168,7 @@ def test_random_erasing_blackens_a_rectangle_of_as_many_images_as_asked():
 
 
 def test_unknown_operations_and_impossible_shares_are_named():
-    with pytest.raises(ValueError, match="augment must be one of none, radiology, randaugment, got 'flips'"):
+    with pytest.raises(ValueError, match="augment must be one of none, radiology, mei2022, randaugment, got 'flips'"):
         AugmentationOptions("flips")
     with pytest.raises(ValueError, match=r"erase_prob must lie in \[0, 1\], got 1\.5"):
         AugmentationOptions(erase_prob=1.5)

@@ -6,7 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ols.data.splits import Folds, adopt_split, describe_folds, load_folds, make_folds, save_folds
+from ols.data.splits import (
+    Folds,
+    adopt_split,
+    describe_folds,
+    load_folds,
+    make_folds,
+    make_folds_of_training,
+    save_folds,
+)
 from ols.files import DamagedFileError
 
 
@@ -144,6 +152,8 @@ def test_images_that_are_missing_from_a_fold_or_tested_twice_are_refused():
     with pytest.raises(ValueError, match="fold 0 does not have each of"):
         replace(made, folds=[short])
     with pytest.raises(ValueError, match=r"\.png is tested in [02] folds instead of one"):
+        replace(made, folds=[made.folds[0], made.folds[1], made.folds[1]])
+    with pytest.raises(ValueError, match=r"\.png is validated on in [02] folds instead of one"):
         replace(made, folds=[made.folds[0], made.folds[0]])
 
 
@@ -157,6 +167,41 @@ def test_a_given_split_is_taken_over_with_validation_from_training():
         adopt_split(source, np.where(given == "test", "Testing", given))
     with pytest.raises(ValueError, match="and test of fold 0"):
         adopt_split(source, np.where(np.arange(len(source)) % 2, "test", "train"), val_share=0.5)
+
+
+def test_a_fixed_test_is_that_of_every_fold_and_all_else_validates_once(tmp_path):
+    source = Source(patients=300)
+    given = np.where(source.patients < 60, "test", np.where(source.patients < 90, "val", "train"))
+    save_folds(tmp_path / "folds.json", make_folds_of_training(source, given, folds=4, seed=2))
+    made = load_folds(tmp_path / "folds.json").aligned_with(source)
+    assert made.has_fixed_test
+    assert len(made.folds) == 4
+    ill = source.targets[source.patients >= 60].mean()
+    for fold in made.folds:
+        assert fold["test"].tolist() == np.flatnonzero(source.patients < 60).tolist()
+        assert not set(source.patients[fold["train"]]) & set(source.patients[fold["val"]])
+        assert source.targets[fold["val"]].mean() == pytest.approx(ill, abs=0.1)
+    validated = np.sort(np.concatenate([fold["val"] for fold in made.folds]))
+    assert validated.tolist() == np.flatnonzero(source.patients >= 60).tolist()
+    assert not make_folds(source).has_fixed_test
+    assert not adopt_split(source, given).has_fixed_test
+
+
+def test_a_fixed_test_that_is_none_is_refused():
+    source = Source()
+    given = np.where(source.patients < 15, "test", "train")
+    made = make_folds_of_training(source, given, folds=3)
+    with pytest.raises(ValueError, match=r"\.png is validated on in 2 folds instead of one"):
+        replace(made, folds=[*made.folds, made.folds[0]])
+    for words, options, message in (
+        (np.where(given == "test", "Testing", given), {}, "one of train, val, test, got 'Testing'"),
+        (np.where(np.arange(len(source)) % 2, "test", "train"), {}, r"patient p\d+ lies in .* and test of fold 0"),
+        (np.full(len(source), "train"), {}, "fold 0 has no image in test"),
+        (given, {"folds": 1}, "folds must be at least 2, got 1"),
+        (given, {"folds": 50}, "45 groups cannot be divided into 50"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make_folds_of_training(source, words, **options)
 
 
 @pytest.mark.parametrize(

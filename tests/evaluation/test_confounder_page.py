@@ -10,6 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from ols.evaluation.confounder_page import fold_tests, write_confounder_page
 from ols.evaluation.confounding import Arm, confounder_report
+from ols.evaluation.draws import BinaryOutputs
 from ols.evaluation.folds import OutOfFold
 from ols.evaluation.predictions import Predictions
 from ols.tasks import build_task
@@ -38,6 +39,22 @@ def test_the_auc_of_folds_is_their_mean_and_the_rest_is_of_all_images_together()
         assert one.measures()["auc"](np.ones((1, 150)))[0] == pytest.approx(np.mean(by_fold))
     confidence = torch.cat([fold.logits.softmax(1).amax(1) for fold in found.folds])
     assert outputs.measures()["confidence"](np.ones((1, 150)))[0] == pytest.approx(confidence.mean().item())
+
+
+def test_outputs_for_a_fixed_test_are_put_in_order_fold_by_fold():
+    first = _found(1.5, sizes=(40,), scale=(1.0,)).folds[0]
+    found = OutOfFold([first, replace(first, logits=2 * first.logits + torch.tensor([0.0, 1.0]))], [TASK, TASK])
+    outputs = BinaryOutputs.of_folds(found, "yes")
+    names = sorted(outputs.sample_ids)
+    ordered = outputs.in_order_of(names)
+    assert ordered.sample_ids == names
+    assert ordered.folds.tolist() == [0, 1] * 40
+    assert ordered.score[1::2] == pytest.approx(2 * ordered.score[::2] + 1)
+    assert ordered.measures()["auc"](np.ones((1, 80)))[0] == pytest.approx(
+        roc_auc_score(first.targets, first.logits[:, 1])
+    )
+    with pytest.raises(ValueError, match="predictions of other images: 80 and 40"):
+        outputs.in_order_of(first.sample_ids)
 
 
 def test_the_null_of_an_ece_is_what_labels_drawn_with_the_confidences_show():

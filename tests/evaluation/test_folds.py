@@ -124,9 +124,48 @@ def test_what_a_task_draws_is_what_its_metric_says_of_the_images_that_were_drawn
         assert value == pytest.approx(float(metric.compute()[task.selects[0]]), abs=1e-6)
 
 
+def _scored(*folds):
+    """Models of a fixed test: scores of two images that are well and two that are ill, of three patients."""
+    task = build_task("binary", ["no", "yes"], ["", ""])
+    made = [
+        _fold(task, 0, torch.tensor([[0.0, s] for s in scores]), torch.tensor([0, 0, 1, 1]), ["a", "b", "b", "c"])
+        for scores in folds
+    ]
+    return OutOfFold(made, [task] * len(made))
+
+
+def test_of_a_fixed_test_each_folds_own_model_counts_whatever_the_scale_of_its_scores():
+    found = _scored([-2.0, 1.0, -1.0, 3.0], [10.0, -90.0, 50.0, 60.0])  # 3 of 4 pairs in order, then all
+    assert found.has_fixed_test
+    assert found.by_fold() == [0.75, 1.0]
+    for within_folds in (False, True):  # all eight scores in one would order 13 of 16 pairs
+        assert found.interval(within_folds=within_folds, resamples=20)[0] == 0.875
+    metrics = found.evaluation().metrics
+    assert metrics["auc"] == 0.875
+    assert metrics["top1"] == pytest.approx((2 / 4 + 3 / 4) / 2)
+    assert metrics["count"] == 4
+
+
+def test_twice_the_same_model_on_a_fixed_test_is_no_more_certain_than_once():
+    (first, one), task = (_binary(seed)[0].pooled() for seed in (1, 2)), build_task("binary", ["no", "yes"], ["", ""])
+    once, twice = (OutOfFold([first] * times, [task] * times) for times in (1, 2))
+    assert twice.interval(resamples=200) == pytest.approx(once.interval(resamples=200))
+    row = torch.randperm(100, generator=torch.Generator().manual_seed(0))
+    shuffled = replace(
+        one, logits=one.logits[row], targets=one.targets[row], indices=one.indices[row],
+        sample_ids=[one.sample_ids[i] for i in row], patients=[one.patients[i] for i in row],
+    )  # fmt: skip
+    other = OutOfFold([shuffled, one], [task] * 2)
+    expected = compare(once, OutOfFold([one], [task]), resamples=200)
+    assert compare(twice, other, resamples=200) == pytest.approx(expected)
+
+
 def test_an_image_that_was_predicted_twice_and_other_images_are_refused():
     found, _ = _binary(1)
+    both = found.pooled()
     with pytest.raises(ValueError, match="40 images were predicted in two folds"):
-        OutOfFold([found.folds[0], found.folds[0]], found.tasks)
+        OutOfFold([found.folds[0], both], found.tasks)
+    with pytest.raises(ValueError, match="140 images were predicted in two folds"):
+        OutOfFold([both, both, found.folds[0]], [*found.tasks, found.tasks[0]])
     with pytest.raises(ValueError, match="the trainings predict other images: 100 and 40"):
         compare(found, OutOfFold(found.folds[:1], found.tasks[:1]))

@@ -210,7 +210,7 @@ def _both(way: OutOfFold, base: OutOfFold) -> dict[str, tuple[Statistic, Statist
                 each = np.split(counts[:, order], ends, axis=1)
                 return np.mean([part[name](own) for part, own in zip(parts, each, strict=True)], axis=0)
 
-        return (lambda counts: whole[name](counts[:, order])), within
+        return (within if way.has_fixed_test else lambda counts: whole[name](counts[:, order])), within
 
     return {name: pair(name) for name in whole if all(name in part for part in parts)}
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -44,6 +46,19 @@ def test_differences_are_those_of_scikit_learn_on_all_folds_within_them_and_over
     assert found["brier_positive"].values == pytest.approx(tuple(brier))
     assert one.together.low < one.together.difference < one.together.high
     assert one.better
+
+
+def test_of_a_fixed_test_models_are_averaged_and_patients_are_drawn_in_all_folds_together(make_cells):
+    cells = make_cells({"imagenet": 0.4, "radimagenet": 1.0}, folds=2, images=80)
+    fixed = [replace(cell, test=_of(cells, cell.labels["source"], fold="0")[0].test) for cell in cells]
+    fixed[-1] = replace(fixed[-1], test=replace(fixed[-1].test, logits=100 * fixed[-1].test.logits))
+    one, *_ = compare_along(choose_ways(fixed), "source", resamples=300)
+    ours, theirs = (roc_auc_score(*_scores(_of(cells, s, fold="0"))) for s in ("radimagenet", "imagenet"))
+    assert one.values == pytest.approx((ours, theirs))
+    assert one.together == one.within
+    of_one = [cell for cell in cells if cell.labels["fold"] == "0"]
+    alone, *_ = compare_along(choose_ways(of_one), "source", resamples=300)
+    assert one.together == pytest.approx(alone.together)  # as wide as with one fold
 
 
 def test_one_fold_has_delong_and_says_nothing_of_other_trainings(make_cells):
