@@ -1,8 +1,8 @@
 """Add columns to the cells of a study: `python recipes/columns.py <study>/runs/* --similarity --confounder tag`.
 
 Each run gets a `columns.json` with what its training has changed inside the network (--similarity), how well its maps
-hit the lesion (--boxes or --masks), and what a confounder does to it (--confounder). What is there already of the same
-weights and options is not done again.
+hit the lesion (--boxes or --masks), and what a confounder does to it (--confounder): predictions of each form of the
+test lie in `evaluation/<form>` then. What is there of the same weights, images and options is not done again.
 """
 
 from collections.abc import Sequence
@@ -76,21 +76,22 @@ def main(options: Namespace) -> None:
     for run in map(Path, options.runs):
         with one_line_errors():
             trained = find_trained(run)
-            weights, path = trained.checksum(), RunFolder(run).columns
+            opened, path = open_trained(trained, root=options.data.root), RunFolder(run).columns
+            of = {"weights": trained.checksum(), "images": opened.loader("test").fingerprint()}
             record = read_record(path) if path.is_file() else {}
-            if record.get("weights") != weights:
-                record = {"weights": weights, "asked": {}, "columns": {}}
+            if {name: record.get(name) for name in of} != of:
+                record = {**of, "asked": {}, "columns": {}}
+            record["data"] = opened.places()
             missing = [family for family in asked if record["asked"].get(family) != asked[family]]
             if not missing:
-                print(f"{path}: of these weights and options, kept")
+                print(f"{path}: of these weights, images and options, kept")
                 continue
-            opened = open_trained(trained, root=options.data.root)
             for family in missing:
                 found = measures[family](opened, options, place)
                 others = {name: v for name, v in record["columns"].items() if not name.startswith(f"{family}/")}
                 record["columns"] = others | found
                 record["asked"][family] = asked[family]
-            write_record(path, {name: record[name] for name in ("weights", "asked", "columns")})
+            write_record(path, {name: record[name] for name in (*of, "data", "asked", "columns")})
             print(f"{path}: {len(record['columns'])} columns")
     accelerator.end_training()
 
@@ -142,6 +143,8 @@ def confounder(opened: "Opened", options: Namespace, place: "Place") -> dict[str
     from ols.evaluation.confounder_columns import confounder_columns
     from ols.evaluation.draws import BinaryOutputs
     from ols.evaluation.evaluate import predict
+    from ols.evaluation.predictions import save_predictions
+    from ols.runs.environment import available_cores, environment_record
     from ols.tasks.binary import Binary
 
     trained, data, task = opened.trained, opened.data, opened.task
@@ -149,13 +152,17 @@ def confounder(opened: "Opened", options: Namespace, place: "Place") -> dict[str
         raise ValueError(f"what a confounder does is measured of a binary task, {trained.name} is {task.name}")
     positive = task.classes[task.positive]
     confounding = confounding_of(opened, options.confounder, positive)
+    conditions = {**environment_record(place.device, 1, options.threads or available_cores()), "data": opened.root}
+    conditions |= {"split": "test", "weights": trained.checksum(), "confounder": confounding.describe_confounder()}
     model, tests = trained.load(task.classes).to(place.device), {}
     for form in FORMS:
         chosen = replace(confounding, confounder_test=form)
         pools, _ = draw_pools({"test": data.sources["test"]}, {"test": data.pools["test"]}, chosen)
         source = confound(data.sources["test"], "test", pools["test"], chosen, trained.preprocessing)
         loader = opened.loader("test", source=source, pool=pools["test"], batch_size=options.batch_size, place=place)
-        tests[form] = BinaryOutputs.of(predict(model, loader, task), positive)
+        predictions = replace(predict(model, loader, task, features=True), conditions={**conditions, "form": form})
+        save_predictions(trained.output / form / "test.safetensors", predictions)
+        tests[form] = BinaryOutputs.of(predictions, positive)
     return confounder_columns(tests)
 
 

@@ -67,15 +67,16 @@ def main(options: Namespace) -> None:
     import torch
     from accelerate.utils import broadcast_object_list
 
-    from ols.config import Config, DataConfig, TrainConfig
+    from ols.config import TrainConfig
     from ols.data.confounding import confound
     from ols.data.loading import EvalLoader, Place
+    from ols.data.options import ConfoundingOptions
     from ols.data.sampled_confounder import draw_pools
     from ols.data.sampling import EvalBatches
-    from ols.data.sources.opening import open_data
     from ols.data.transforms import EvalTransform
     from ols.evaluation.draws import BinaryOutputs
     from ols.evaluation.evaluate import predict
+    from ols.evaluation.opened import open_trained
     from ols.evaluation.predictions import are_current, load_predictions, save_predictions
     from ols.evaluation.report.model_report import ModelReport
     from ols.evaluation.report.page import write_page
@@ -84,7 +85,6 @@ def main(options: Namespace) -> None:
     from ols.files import write_file
     from ols.runs.environment import cores_per_process, environment_record
     from ols.runs.trained_model import find_trained
-    from ols.tasks import build_task, find_task
     from ols.training.machine import build_accelerator
 
     accelerator = build_accelerator(TrainConfig(device=options.device))
@@ -98,14 +98,12 @@ def main(options: Namespace) -> None:
     with one_line_errors():
         for run in map(Path, options.runs):
             trained = find_trained(run, options.checkpoint)
-            config = trained.config or Config(data=DataConfig(root=""))
-            root, places = options.data.root or config.data.root, options.data.splits or config.data.splits
-            if not root:
-                raise ValueError(f"{run} is an export alone: name its data set with --data.root")
+            opened = open_trained(trained, root=options.data.root, splits=options.data.splits)
+            data, task = opened.data, opened.task
             folder = trained.output
             if options.output:
                 folder = Path(options.output, *([trained.name] if len(options.runs) > 1 else []))
-            confounding = config.data
+            confounding = trained.config.data if trained.config else ConfoundingOptions()
             if options.confounder_test:
                 if confounding.confounder == "none":
                     raise ValueError(f"{run} was trained without a confounder: --confounder_test has no form to choose")
@@ -113,25 +111,16 @@ def main(options: Namespace) -> None:
                     replace(confounding, confounder_test=options.confounder_test),
                     folder / options.confounder_test,
                 )
-            # The temperature is fitted on validation data, whatever is reported.
-            data = open_data(
-                replace(config.data, root=root, splits=places),
-                config.split,
-                kind=find_task(trained.task).kind,
-                in_chans=trained.preprocessing.in_chans,
-            )
             accelerator.print(f"{run}: {data.description}")
             pools, _ = draw_pools(data.sources, data.pools, confounding)
-            sources = {
+            sources = {  # the temperature is fitted on validation data, whatever is reported
                 split: confound(data.sources[split], split, pools[split], confounding, trained.preprocessing)
                 for split in dict.fromkeys(["val", *options.splits])
             }
-            find_task(trained.task).check_source(sources["val"])
-            task = build_task(trained.task, sources["val"].classes, sources["val"].groups, **trained.task_state)
             if options.subgroups:
                 check_subgroups(task)
                 read_attributes(sources["val"], options.subgroups)
-            work.append((trained, task, folder, root, pools, sources, trained.load(task.classes)))
+            work.append((trained, task, folder, opened.root, pools, sources, trained.load(task.classes)))
 
     # Predict
     for trained, task, folder, root, pools, sources, model in work:

@@ -52,13 +52,13 @@ def write_confounder_page(folder: Path, report: ConfounderReport, *, title: str,
 
 
 def draw_confounder(report: ConfounderReport) -> Figure:
-    """Draw AUC and confidence less accuracy against the share, a row each, with a column for each form of the test."""
-    measures = ("auc", "confidence_less_accuracy")
+    """Draw AUC, ECE and confidence less accuracy against the share, a row each, a column for each form of the test."""
+    levels = {"auc": 0.5, "ece": 0.0, "confidence_less_accuracy": 0.0}
     forms = [form for form in FORMS if any(row.form == form for row in report.rows)]
     sources = list(dict.fromkeys(row.source for row in report.rows))
-    figure = Figure(figsize=(1 + 2.7 * len(forms), 5.2), layout="constrained")
-    grid = figure.subplots(len(measures), len(forms), sharex=True, sharey="row", squeeze=False)
-    for measure, line, level in zip(measures, grid, (0.5, 0.0), strict=True):
+    figure = Figure(figsize=(1 + 2.7 * len(forms), 7.4), layout="constrained")
+    grid = figure.subplots(len(levels), len(forms), sharex=True, sharey="row", squeeze=False)
+    for (measure, level), line in zip(levels.items(), grid, strict=True):
         for form, axes in zip(forms, line, strict=True):
             axes.axhline(level, color="0.6", linewidth=1, linestyle="--")
             for number, source in enumerate(sources):
@@ -71,7 +71,7 @@ def draw_confounder(report: ConfounderReport) -> Figure:
                     shares, [row.low for row in own], [row.high for row in own], color=colour, alpha=0.15, linewidth=0
                 )
             axes.grid(color="0.93")
-        label = LABELS[measure] if measure == "auc" else "mean confidence less accuracy"
+        label = "mean confidence less accuracy" if measure == "confidence_less_accuracy" else LABELS[measure]
         line[0].set_ylabel(label)
     for form, axes in zip(forms, grid[0], strict=True):
         axes.set_title(f"{form} test", fontsize="medium")

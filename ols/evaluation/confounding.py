@@ -134,7 +134,7 @@ class ConfounderReport(NamedTuple):
                 f"| {pair} | {item.share:.0%} | {item.form} | {item.measure} | {found} | {item.adjusted_p:.3g} |"
             )
         lines += ["", "| source | inverted AUC below 0.5 from a share of |", "|---|---|"]
-        lines += [f"| {item.source} | {_say_share(item)} |" for item in self.breaking]
+        lines += [f"| {item.source} | {say_share(item)} |" for item in self.breaking]
         return "\n".join(lines) + "\n"
 
 
@@ -275,7 +275,9 @@ def _ends(value: float, drawn: NDArray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _say_share(item: BreakingShare) -> str:
+def say_share(item: BreakingShare) -> str:
+    """Return a breaking share with its interval in words."""
+
     def say(share: float) -> str:
         return "undefined" if np.isnan(share) else "never" if np.isinf(share) else f"{share:.0%}"
 

@@ -72,6 +72,29 @@ class BinaryOutputs:
         sizes = [len(fold.sample_ids) for fold in found.folds]
         return replace(cls.of(found.pooled(), positive), folds=np.repeat(np.arange(len(sizes)), sizes))
 
+    @classmethod
+    def of_trainings(cls, found: Mapping[str, Predictions], positive: str) -> "BinaryOutputs":
+        """Take the outputs of several trainings, such as those with other seeds, each on its own test images.
+
+        An image that several have been tested on counts once for each, and belongs to its patient every time. The AUC
+        is the mean over trainings; other measures are of all outputs together.
+
+        Args:
+            found: Predictions of two classes by the name of the training.
+            positive: Label of the positive class.
+
+        Raises:
+            ValueError: As in `of`.
+        """
+        each = [cls.of(one, positive) for one in found.values()]
+        return cls(
+            np.concatenate([one.score for one in each]),
+            np.concatenate([one.positive for one in each]),
+            np.concatenate([one.patients for one in each]),
+            [f"{name} of {training}" for training, one in zip(found, each, strict=True) for name in one.sample_ids],
+            np.repeat(np.arange(len(each)), [len(one.score) for one in each]),
+        )
+
     def in_order_of(self, sample_ids: list[str]) -> "BinaryOutputs":
         """Return the same outputs with the images in another order, those of one name in the order that they have.
 

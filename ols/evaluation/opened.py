@@ -31,6 +31,11 @@ class Opened:
     data: DataSet
     task: Task
 
+    def places(self) -> dict[str, str | None]:
+        """Return where the data set and its splits lie: the split file of a table, or the folder of split CSVs."""
+        config = self.trained.config
+        return {"root": self.root, "splits": None if config is None else config.split.file or config.data.splits}
+
     def loader(
         self,
         split: Split,

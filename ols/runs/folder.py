@@ -87,9 +87,9 @@ class RunFolder:
         """Return the complete checkpoints, oldest first."""
         return sorted(path for path in self.checkpoints.glob("epoch-*") if path.is_dir() and not path.is_symlink())
 
-    def predictions(self, split: str) -> Path:
-        """Return the file with the predictions of the exported model on a split."""
-        return self.evaluation / f"{split}.safetensors"
+    def predictions(self, split: str, form: str = "") -> Path:
+        """Return the file with the predictions of the exported model on a split, or a form of a confounder's test."""
+        return self.evaluation / form / f"{split}.safetensors"
 
     @property
     def is_complete(self) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 from ols.runs.folder import is_free
 
 FOLD, SEED, SHARE = "fold", "seed", "share"
+CONFOUNDER_SHARE = "data.confounder_share"
 # In every comparison, by name at least.
 LOSS, MODEL = "loss", "model"
 

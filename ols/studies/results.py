@@ -3,13 +3,14 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from safetensors import safe_open
 
 from ols.config import ProbeConfig
+from ols.data.options import ConfoundedTest
 from ols.evaluation.predictions import Predictions, load_predictions
 from ols.files import read_record
 from ols.runs.export import load_description
@@ -34,6 +35,7 @@ class CellResult:
         task: What the outputs mean.
         curve: Epoch, and the measure that selects on validation, one by one.
         columns: Further numbers that the study asked for, by name.
+        forms: Predictions of the test images in each form of a confounder's test, where they were asked for.
     """
 
     labels: dict[str, str]
@@ -45,6 +47,7 @@ class CellResult:
     task: Task
     curve: list[tuple[int, float]]
     columns: dict[str, float]
+    forms: dict[str, Predictions] = field(default_factory=dict)
 
 
 def load_cells(runs: Sequence[Run], logs: Path) -> list[CellResult]:
@@ -84,6 +87,11 @@ def _load(run: Run, logs: Path) -> CellResult:
         task=find_task(test.task).from_outputs(test.classes, test.groups, **state),
         curve=_read_curve(folder.metrics, f"val/{run.own_config.train.select_by}"),
         columns=read_record(folder.columns)["columns"] if folder.columns.is_file() else {},
+        forms={
+            form: load_predictions(path, features=False)
+            for form in get_args(ConfoundedTest)
+            if (path := folder.predictions("test", form)).is_file()
+        },
     )
 
 

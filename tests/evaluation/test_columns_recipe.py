@@ -1,6 +1,7 @@
 """`recipes/columns.py`: numbers of a run that a study's table takes beside those of its test."""
 
 import csv
+import shutil
 
 import numpy as np
 import pytest
@@ -43,8 +44,8 @@ def folder(tmp_path_factory):
     return root
 
 
-def _columns(folder, *options):
-    run = [str(folder / "net"), f"--data.root={folder / 'set'}", "--device=cpu", "--threads=1"]
+def _columns(folder, *options, root="set"):
+    run = [str(folder / "net"), f"--data.root={folder / root}", "--device=cpu", "--threads=1"]
     with accelerate_begins_anew():
         columns.main(columns.parse_options([*run, *map(str, options)]))
     return read_record(folder / "net" / "columns.json")["columns"]
@@ -120,6 +121,21 @@ def test_what_cannot_be_measured_is_named_on_one_line(folder, capsys):
     with pytest.raises(SystemExit):
         columns.parse_options(["net"])
     assert "no columns are asked for" in capsys.readouterr().err
+
+
+def test_columns_of_other_images_are_measured_anew_and_the_record_says_of_which(folder, capsys):
+    _columns(folder, "--confounder=tag")
+    before = read_record(folder / "net" / "columns.json")
+    assert before["data"] == {"root": str(folder / "set"), "splits": None}
+    shutil.copytree(folder / "set", folder / "moved")
+    _columns(folder, "--confounder=tag", root="moved")
+    assert "kept" in capsys.readouterr().out  # the same images at another place
+    (folder / "moved" / "test" / "ill" / "0.png").unlink()
+    assert "confounder/clean_auc" in _columns(folder, "--confounder=tag", root="moved")
+    assert "kept" not in capsys.readouterr().out
+    after = read_record(folder / "net" / "columns.json")
+    assert after["data"]["root"] == str(folder / "moved")
+    assert after["images"]["samples"] != before["images"]["samples"]
 
 
 @pytest.mark.slow

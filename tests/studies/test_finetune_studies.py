@@ -11,7 +11,9 @@ import pytest
 import yaml
 from sklearn.metrics import roc_auc_score
 
+from ols.evaluation.predictions import load_predictions
 from ols.phantoms.targets import LesionConfig, write_lesion_phantoms
+from ols.runs.folder import RunFolder
 from ols.studies.grid import Study, plan_runs
 from ols.studies.results import load_cells
 
@@ -108,6 +110,43 @@ def test_cells_are_trained_and_read_again_and_nothing_is_trained_twice(tmp_path,
     assert sweep.main(study, runs, dry_run=False) == 0
     assert all(path.stat().st_mtime_ns == at for path, at in kept.items())
     assert len(load_cells(runs, tmp_path / "study" / "logs")) == 2
+    sys.modules.pop("sweep", None)
+
+
+@pytest.mark.slow
+def test_a_cell_has_columns_of_similarity_localisation_and_confounder_and_the_page_a_section(
+    tmp_path, monkeypatch, capsys
+):
+    write_lesion_phantoms(tmp_path / "lesions", LesionConfig(patients=30, image_size=36))
+    table = str(tmp_path / "lesions" / "targets.csv")
+    tagged = {"root": table, "targets": ["malignant"], "confounder": "tag", "confounder_class": "1"}
+    file = _study(
+        tmp_path,
+        overrides={"task": "binary", "data": tagged},
+        axes={"loss": ["hard", "ols"], "data.confounder_share": [1.0], "fold": [0]},
+        columns=["--similarity", "--rows=200", "--masks", table, "--confounder", "own"],
+    )
+    monkeypatch.syspath_prepend(str(RECIPES))
+    import sweep
+
+    monkeypatch.setattr(sys, "argv", ["sweep.py", str(file)])
+    study, runs, _ = sweep.parse_study([str(file)])
+    assert sweep.main(study, runs, dry_run=False) == 0
+    assert "page" in capsys.readouterr().out
+    with (tmp_path / "study" / "cells.csv").open() as text:
+        rows = list(csv.DictReader(text))
+    assert len(rows) == 2
+    for run, row in zip(runs, rows, strict=True):
+        test = load_predictions(RunFolder(run.run_dir).predictions("test", "inverted"))
+        score = (test.logits[:, 1] - test.logits[:, 0]).numpy()
+        expected = roc_auc_score(test.targets.numpy(), score)
+        assert float(row["confounder/inverted_auc"]) == pytest.approx(expected)
+        assert 0 <= float(row["localisation/dice_own_area"]) <= 1
+        assert int(float(row["localisation/images"])) == len(test.targets)  # every phantom has a lesion
+        assert any(name.startswith("similarity/") and name.endswith("/cka") for name in row)
+    page = (tmp_path / "study" / "study.md").read_text()
+    assert "## Under the confounder" in page
+    assert "hard less ols" in page
     sys.modules.pop("sweep", None)
 
 

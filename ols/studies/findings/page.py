@@ -14,6 +14,7 @@ from ols.evaluation.report.markdown import markdown_text
 from ols.evaluation.report.page import report_environment
 from ols.files import write_file
 from ols.metrics.measures import find_measure
+from ols.studies.findings.confounders import confounder_section
 from ols.studies.findings.differences import Difference, compare_along
 from ols.studies.findings.sections import (
     calibration_section,
@@ -95,6 +96,7 @@ def write_study_page(
         number_section(ways, along, numbers),
         early_section(ways, along),
         calibration_section(ways, along),
+        confounder_section(ways, along),
         columns_section(ways),
         cost_section(ways, along),
         conditions_section(ways),
