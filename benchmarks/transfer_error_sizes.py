@@ -3,10 +3,10 @@
     python benchmarks/transfer_error_sizes.py --output runs/transfer_errors --results benchmarks/results/transfer_errors
 
 Writes `summary.json`, `table.md`, `forest.png`, and `predictions.csv.gz`, from which all of them can be computed: the
-score of every image in every cell, images and patients as numbers. A difference is the mean, over folds and seeds, of
-wrong less right within a fold. One interval is over other patients, who are drawn anew for all folds and seeds
-together; the other over other trainings: that of the t-test which knows that training folds overlap (Nadeau and Bengio
-2003). A cell that was chosen stays chosen in every draw.
+score of every image in every cell; its patient and label are in the table. A difference is the mean, over folds and
+seeds, of wrong less right within a fold. One interval is over other patients, who are drawn anew for all folds and
+seeds together; the other over other trainings: that of the t-test which knows that training folds overlap (Nadeau and
+Bengio 2003). A cell that was chosen stays chosen in every draw.
 """
 
 import argparse
@@ -180,19 +180,23 @@ def top_10_layers() -> dict[str, int]:
     return found
 
 
-def predictions_csv(output: Path, tables: list[str]) -> bytes:
-    """Return a line for each image of validation and test of each cell, compressed: the same bytes every time."""
+def predictions_csv(output: Path, study: dict[str, Any]) -> bytes:
+    """Return a line for each image of validation and test of each cell, compressed: the same bytes every time.
+
+    Images are numbered as the lines of their table. Patients and labels are there of phantoms only; those of another
+    table are not ours to give away.
+    """
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
     lines.writerow(("table", "arm", "seed", "fold", "split", "image", "patient", "positive", "score"))
-    for table in tables:
+    for table, own in study.items():
         results = load_results(output / table)
         image_of = {name: number for number, name in enumerate(results.patient_of)}
         for cell in sorted(results.cells):
             for split in ("val", "test"):
                 for score, positive, name in zip(*load_scores(results.predictions(*cell, split)), strict=True):
-                    place = (image_of[name], results.patient_of[name])
-                    lines.writerow((table, *cell, split, *place, int(positive), f"{score:.9g}"))
+                    known = (results.patient_of[name], int(positive)) if "lesions" in own else (None, None)
+                    lines.writerow((table, *cell, split, image_of[name], *known, f"{score:.9g}"))
     return gzip.compress(text.getvalue().encode(), mtime=0)
 
 
@@ -224,7 +228,7 @@ def write_summary(output: Path, study: dict[str, Any], folder: Path) -> None:
     write_record(folder / "summary.json", record)
     write_file(folder / "table.md", "\n\n".join(map(markdown, record["tables"], record["tables"].values())) + "\n")
     draw_forest(record["tables"]).savefig(folder / "forest.png", dpi=110, metadata={"Software": None})
-    (folder / "predictions.csv.gz").write_bytes(predictions_csv(output, list(study)))
+    (folder / "predictions.csv.gz").write_bytes(predictions_csv(output, study))
 
 
 def markdown(name: str, found: dict[str, Any]) -> str:
