@@ -30,6 +30,7 @@ from ols.studies.findings.sections import (
     number_section,
 )
 from ols.studies.findings.trainings import Way, choose_ways
+from ols.studies.findings.values import values_section
 from ols.studies.findings.words import count_of, limits, sentences, signed, unpaired, verdict
 from ols.studies.labels import FOLD, SEED
 from ols.studies.results import CellResult
@@ -89,6 +90,7 @@ def write_study_page(
     cannot = unpaired(differences, ways, along, reference, missing=planned - len(cells))
     cannot += limits(differences, ways, seeds=seeds)
     sections = [
+        values_section(ways, seed=seed),
         difference_section(differences, [_how(differences)]) if differences else None,
         Section("limits", "What cannot be shown with these numbers", [Text(text) for text in cannot]),
         choice_section(ways, choose_over),

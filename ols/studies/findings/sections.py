@@ -153,27 +153,17 @@ def early_section(ways: Sequence[Way], along: str) -> Section | None:
 
 
 def calibration_section(ways: Sequence[Way], along: str) -> Section | None:
-    """Return reliability of each value, and ECE beside the ECE that chance alone would give."""
+    """Return the reliability of each value."""
     panels: dict[str, dict[str, NDArray]] = {}
-    rows = []
     for way in ways:
         found = [folds.evaluation() for folds in way.by_seed().values()]
-        if any("reliability" not in one.tables or "ece" not in one.metrics for one in found):
-            continue
-        panels.setdefault(_panel(way, along), {})[way.labels[along]] = _reliability(found)
-        mean = {name: float(np.mean([one.metrics[name] for one in found])) for name in found[0].metrics}
-        cells = [Cell(describe(way.labels)), Cell(f"{mean['ece']:.4f}"), Cell(f"{mean.get('ece_null', math.nan):.4f}")]
-        rows.append(Row(cells))
+        if all("reliability" in one.tables for one in found):
+            panels.setdefault(_panel(way, along), {})[way.labels[along]] = _reliability(found)
     if not panels:
         return None
-    columns = [Column(""), Column("ECE", True), Column("null", True)]
-    note = Text(
-        "Null: the ECE that chance alone would give a perfectly calibrated model with the same confidences. An ECE "
-        "close to its null says nothing against the model, and differences between such ECEs say little."
-    )
     shown, caption = _few(panels, "All folds and seeds together; a larger point holds more images.")
     drawing = Drawing(draw_reliability(shown), "Accuracy against confidence", caption)
-    return Section("calibration", "Calibration", [Drawings([drawing]), Table(columns, rows), note])
+    return Section("calibration", "Calibration", [Drawings([drawing])])
 
 
 def columns_section(ways: Sequence[Way]) -> Section | None:
