@@ -5,12 +5,11 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from ols.evaluation.confounding import LABELS, Arm, ConfoundedRow, ConfounderReport
+from ols.evaluation.confounding import FORMS, LABELS, Arm, ConfoundedRow, ConfounderReport
 from ols.evaluation.draws import BinaryOutputs
 from ols.evaluation.folds import OutOfFold
 from ols.files import write_file, written_aside
 
-FORMS = ("matched", "clean", "inverted")
 COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756", "#72b7b2")
 
 

@@ -12,6 +12,7 @@ from ols.evaluation.draws import BinaryOutputs
 from ols.metrics.resampling import PairedDifference, bootstrap_interval, bootstrap_p, holm, resample
 
 RESAMPLES = 2000
+FORMS = ("matched", "clean", "inverted")  # of the test
 MEASURED = ("auc", "ece", "confidence", "confidence_less_accuracy")
 LABELS = {"auc": "AUC", "ece": "ECE", "confidence": "mean confidence", "confidence_less_accuracy": "less accuracy"}
 CHANCE = 0.5  # AUC

@@ -5,12 +5,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from safetensors import safe_open
 
 from ols.config import ProbeConfig
-from ols.data.options import ConfoundedTest
+from ols.evaluation.confounding import FORMS
 from ols.evaluation.predictions import Predictions, load_predictions
 from ols.files import read_record
 from ols.runs.export import load_description
@@ -89,7 +89,7 @@ def _load(run: Run, logs: Path) -> CellResult:
         columns=read_record(folder.columns)["columns"] if folder.columns.is_file() else {},
         forms={
             form: load_predictions(path, features=False)
-            for form in get_args(ConfoundedTest)
+            for form in FORMS
             if (path := folder.predictions("test", form)).is_file()
         },
     )
