@@ -30,9 +30,9 @@ def values_section(ways: Sequence[Way], *, resamples: int = RESAMPLES, seed: int
     columns += [Column(find_measure(name).label, True) for name in shown]
     columns += [Column("ECE of all folds", True)] if any(eces) else []
     note = Text(
-        "In brackets 95 % intervals over patients drawn anew, for these very networks; of the ECE over images. Null: the "
-        "ECE that chance alone would give a perfectly calibrated model. An ECE close to it says nothing against the "
-        "model, and differences between such ECEs say little."
+        "In brackets 95 % intervals over patients drawn anew, for these very networks, of the ECE over images. Null: "
+        "the ECE that chance alone would give a perfectly calibrated model. An ECE close to it says nothing against "
+        "the model, and differences between such ECEs say little."
     )
     return Section("values", "What each comes to", [Table(columns, rows), note])
 
