@@ -21,14 +21,15 @@ def values_section(ways: Sequence[Way], *, resamples: int = RESAMPLES, seed: int
     found = [measure_way(way, resamples=resamples, seed=seed) for way in ways]
     eces = [_ece(way) for way in ways]
     shown = [name for name in BESIDE if any(name in values for values in found)]
+    has_ece = any(ece.text for ece in eces)
     rows = []
     for way, values, ece in zip(ways, found, eces, strict=True):
         cells = [Cell(describe(way.labels) or "all"), Cell(find_measure(way.measure).label)]
         cells += [_cell(name, values) for name in (way.measure, *shown)]
-        rows.append(Row(cells + ([Cell(ece)] if any(eces) else [])))
+        rows.append(Row(cells + ([ece] if has_ece else [])))
     columns = [Column("cells of"), Column("measure"), Column("mean of folds and seeds", True)]
     columns += [Column(find_measure(name).label, True) for name in shown]
-    columns += [Column("ECE of all folds", True)] if any(eces) else []
+    columns += [Column("ECE of all folds", True)] if has_ece else []
     note = Text(
         "In brackets 95 % intervals over patients drawn anew, for these very networks, of the ECE over images. Null: "
         "the ECE that chance alone would give a perfectly calibrated model. An ECE close to it says nothing against "
@@ -83,11 +84,11 @@ def _cell(name: str, values: dict[str, tuple[float, float, float]]) -> Cell:
     return Cell(text(value)) if math.isnan(low) else Cell(text(value), beside=f"({text(low)} to {text(high)})")
 
 
-def _ece(way: Way) -> str:
+def _ece(way: Way) -> Cell:
     metrics = [folds.evaluation().metrics for folds in way.by_seed().values()]
     if any("ece_null" not in one for one in metrics):
-        return ""
+        return Cell("")
     ece, low, high, null = (
         float(np.mean([one[name] for one in metrics])) for name in ("ece", "ece_low", "ece_high", "ece_null")
     )
-    return f"{ece:.4f} ({low:.4f} to {high:.4f}, null {null:.4f})"
+    return Cell(f"{ece:.4f}", beside=f"({low:.4f} to {high:.4f}, null {null:.4f})")
