@@ -11,7 +11,7 @@ from ols.config import Config, DataConfig
 from ols.losses import OnlineLabelSmoothing, build_loss
 
 CONFIG_FOLDER = Path(__file__).parents[1] / "recipes" / "configs"
-OF_OTHER_RECIPES = {"sweeps", "finetune", "probe", "studies"}
+OF_OTHER_RECIPES = {"sweeps", "finetune", "probe", "studies", "starts"}
 CONFIGS = sorted(
     path for path in CONFIG_FOLDER.rglob("*.yaml") if OF_OTHER_RECIPES.isdisjoint(path.relative_to(CONFIG_FOLDER).parts)
 )

@@ -26,6 +26,8 @@ CELLS = {
     "radiologynet2025": 10 * 3 * 5 * 4 * 4 * 5,
     "radiologynet2025_mini": 3 * 3 * 2 * 3,
 }
+STARTS = [FOLDER.parent / "starts" / f"{name}.yaml" for name in ("ct", "mr", "xray")]
+OF_THIS_PACKAGE = [*FOLDER.glob("confounders_*.yaml"), *STARTS]
 MIXED_TASKS = "radiologynet2025"  # each of its cells is read by itself: planned for a part of its values
 
 
@@ -36,7 +38,16 @@ def _study(name: str, **axes) -> Study:
 
 
 def test_every_study_has_a_small_one_beside_it():
-    assert {path.stem for path in FOLDER.glob("*.yaml")} - {"errors"} == set(CELLS)
+    own = {"errors", *(path.stem for path in OF_THIS_PACKAGE)}
+    assert {path.stem for path in FOLDER.glob("*.yaml")} - own == set(CELLS)
+
+
+@pytest.mark.parametrize("path", OF_THIS_PACKAGE, ids=lambda path: path.stem)
+def test_a_study_of_this_package_has_the_cells_that_its_header_states(path):
+    text = path.read_text()
+    study = Study(**yaml.safe_load(text))
+    assert len(list_cells(study.list_axes(), study.where)) == int(re.search(r"# Cells: +([\d,]+) = ", text)[1])
+    assert study.question.endswith("?")
 
 
 @pytest.mark.parametrize("name", CELLS)
