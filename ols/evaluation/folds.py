@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from ols.evaluation.evaluate import Evaluation, measure
 from ols.evaluation.predictions import Predictions
-from ols.metrics.resampling import PairedDifference, Statistic, bootstrap_interval, bootstrap_p, resample
+from ols.metrics.resampling import PairedDifference, Statistic, resample
 from ols.tasks.task import Task
 
 RESAMPLES = 2000
@@ -44,7 +45,7 @@ class OutOfFold:
         if (count := len(self.sample_ids)) > (distinct := len(set(self.sample_ids))):
             raise ValueError(f"{count - distinct} images were predicted in two folds")
 
-    @property
+    @cached_property
     def has_fixed_test(self) -> bool:
         """Whether there are several folds, and all test the same images."""
         first, *others = (sorted(fold.sample_ids) for fold in self.folds)
@@ -157,8 +158,4 @@ def _resampled(statistic: Statistic, patients: Sequence[str], resamples: int, se
     """Return a statistic of all images, its interval and the p of 0; a draw where it is undefined does not count."""
     estimate = float(statistic(np.ones((1, len(patients))))[0])
     drawn = resample(statistic, len(patients), resamples=resamples, seed=seed, clusters=np.array(patients))
-    drawn = drawn[~np.isnan(drawn)]
-    if not len(drawn):
-        return PairedDifference(estimate, np.nan, np.nan, np.nan)
-    low, high = bootstrap_interval(estimate, drawn)
-    return PairedDifference(estimate, float(low), float(high), float(bootstrap_p(estimate, drawn)))
+    return PairedDifference.of_draws(estimate, drawn)

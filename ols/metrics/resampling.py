@@ -33,6 +33,20 @@ class PairedDifference(NamedTuple):
     high: float
     p_value: float
 
+    @classmethod
+    def of_draws(cls, estimate: float, drawn: NDArray) -> "PairedDifference":
+        """Return a difference with the basic interval and the p of 0; a draw where it is undefined does not count.
+
+        Args:
+            estimate: The difference; where it is undefined, so is the rest.
+            drawn: That of each resample `[R]`.
+        """
+        drawn = drawn[~np.isnan(drawn)]
+        if not len(drawn) or math.isnan(estimate):
+            return cls(float(estimate), math.nan, math.nan, math.nan)
+        low, high = bootstrap_interval(estimate, drawn)
+        return cls(float(estimate), float(low), float(high), float(bootstrap_p(estimate, drawn)))
+
 
 def resample(
     statistic: Callable[[NDArray], ArrayLike],

@@ -7,9 +7,9 @@ from ols.evaluation.confounder_page import draw_confounder
 from ols.evaluation.confounding import LABELS, Arm, ConfounderReport, confounder_report, say_share
 from ols.evaluation.draws import BinaryOutputs
 from ols.studies.findings.sections import number_of
-from ols.studies.findings.trainings import Way, describe
-from ols.studies.findings.words import p_text
-from ols.studies.labels import CONFOUNDER_SHARE, FOLD, SEED
+from ols.studies.findings.trainings import Way, describe, repetition
+from ols.studies.findings.words import count_of, p_text
+from ols.studies.labels import CONFOUNDER_SHARE
 from ols.tasks.report.parts import Cell, Column, Drawing, Drawings, Row, Section, Table, Text
 
 RESAMPLES = 1000
@@ -33,7 +33,7 @@ def confounder_section(ways: Sequence[Way], along: str) -> Section | None:
     for setting, own in settings.items():
         title = describe(dict(setting)) or "the confounder"
         report, trainings = _report(own, along)
-        parts.append(Text(f"{title}, {trainings} training{'s' if trainings > 1 else ''} a point", "heading"))
+        parts.append(Text(f"{title}, {count_of(trainings, 'training')} a point", "heading"))
         caption = "Bands: 95 % over patients. Dashed: chance; for ECE and confidence less accuracy, 0."
         parts.append(Drawings([Drawing(draw_confounder(report), f"Tests of {title} against its share", caption)]))
         parts += [_measures(report, along), _breaking(report, along), _differences(report)]
@@ -53,7 +53,7 @@ def _report(ways: Sequence[Way], along: str) -> tuple[ConfounderReport, int]:
     shared = set.intersection(*(way.repetitions for way in ways))
     tests = {}
     for way in sorted(ways, key=lambda way: number_of(way.labels[CONFOUNDER_SHARE])):
-        cells = {(cell.labels.get(FOLD, ""), cell.labels.get(SEED, "")): cell for cell in way.chosen}
+        cells = {repetition(cell.labels): cell for cell in way.chosen}
         for form in way.chosen[0].forms:
             found = {" ".join(key): cells[key].forms[form] for key in sorted(shared)}
             positive = way.chosen[0].task.state["positive"]

@@ -16,14 +16,12 @@ from ols.metrics.measures import find_measure
 from ols.metrics.resampling import (
     PairedDifference,
     Statistic,
-    bootstrap_interval,
-    bootstrap_p,
     holm,
     mean_of_counts,
     resample,
 )
 from ols.metrics.weighted import weighted_measures
-from ols.studies.findings.trainings import Way, describe, shared_repetitions
+from ols.studies.findings.trainings import Way, describe, repetition, shared_repetitions
 from ols.studies.labels import FOLD, SEED
 from ols.studies.statistics import Paired, TrainedCell, paired_trainings
 from ols.tasks.binary import Binary
@@ -174,7 +172,7 @@ def _differences(
     for number, name in enumerate(names):
         # Columns: first together and within folds, second together and within folds
         at, draws = estimate[number], drawn[:, number]
-        together, within = (_paired(at[i] - at[i + 2], draws[:, i] - draws[:, i + 2]) for i in (0, 1))
+        together, within = (PairedDifference.of_draws(at[i] - at[i + 2], draws[:, i] - draws[:, i + 2]) for i in (0, 1))
         trainings = _trainings(by_training, name, along, first.labels[along], second.labels[along], folds)
         if trainings is None or trainings.pairs < 2:
             p_trainings = math.nan
@@ -229,16 +227,12 @@ def _by_training(way: Way, names: Sequence[str]) -> dict[str, list[TrainedCell]]
 def _trainings(
     by_training: Sequence[dict[str, list[TrainedCell]]], name: str, along: str, first: str, second: str, folds: int
 ) -> Paired | None:
-    places = [{_repetition(cell) for cell in each[name]} for each in by_training]
+    places = [{repetition(cell.labels) for cell in each[name]} for each in by_training]
     if not places[0] & places[1]:
         return None
     free = [axis for axis in by_training[0][name][0].labels if axis not in (FOLD, SEED, along)]
     cells = [cell for each in by_training for cell in each[name]]
     return paired_trainings(cells, along, first, second, test_share=1 / max(folds, 2), free=free)
-
-
-def _repetition(cell: TrainedCell) -> tuple[str, str]:
-    return cell.labels.get(FOLD, ""), cell.labels.get(SEED, "")
 
 
 def _delong(first: OutOfFold, second: OutOfFold) -> PairedDifference | None:
@@ -249,14 +243,6 @@ def _delong(first: OutOfFold, second: OutOfFold) -> PairedDifference | None:
     of_second, _ = other.score(second.outputs, second.targets)
     place = {name: index for index, name in enumerate(second.sample_ids)}
     return auc_difference(score, of_second[[place[name] for name in first.sample_ids]], positive)
-
-
-def _paired(estimate: float, drawn: NDArray) -> PairedDifference:
-    drawn = drawn[~np.isnan(drawn)]
-    if not len(drawn) or math.isnan(estimate):
-        return PairedDifference(float(estimate), math.nan, math.nan, math.nan)
-    low, high = bootstrap_interval(estimate, drawn)
-    return PairedDifference(float(estimate), float(low), float(high), float(bootstrap_p(estimate, drawn)))
 
 
 def _adjusted(differences: Sequence[Difference]) -> list[Difference]:

@@ -156,9 +156,8 @@ def calibration_section(ways: Sequence[Way], along: str) -> Section | None:
     """Return the reliability of each value."""
     panels: dict[str, dict[str, NDArray]] = {}
     for way in ways:
-        found = [folds.evaluation() for folds in way.by_seed().values()]
-        if all("reliability" in one.tables for one in found):
-            panels.setdefault(_panel(way, along), {})[way.labels[along]] = _reliability(found)
+        if all("reliability" in one.tables for one in way.evaluations):
+            panels.setdefault(_panel(way, along), {})[way.labels[along]] = _reliability(way.evaluations)
     if not panels:
         return None
     shown, caption = _few(panels, "All folds and seeds together; a larger point holds more images.")

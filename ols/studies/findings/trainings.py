@@ -1,11 +1,13 @@
 """Which cell validation chooses, and which cells are the folds and the seeds of one way to train."""
 
 import math
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
+from ols.evaluation.evaluate import Evaluation
 from ols.evaluation.folds import OutOfFold
 from ols.metrics.measures import find_measure
 from ols.studies.labels import FOLD, SEED
@@ -37,7 +39,12 @@ class Way:
     @property
     def repetitions(self) -> set[tuple[str, str]]:
         """Labels of fold and seed of each chosen cell, empty where there is no such axis."""
-        return {_repetition(cell) for cell in self.chosen}
+        return {repetition(cell.labels) for cell in self.chosen}
+
+    @cached_property
+    def evaluations(self) -> list[Evaluation]:
+        """What each seed comes to, all folds together."""
+        return [folds.evaluation() for folds in self.by_seed().values()]
 
     def by_seed(self, only: Container[tuple[str, str]] | None = None) -> dict[str, OutOfFold]:
         """Return the predictions of all folds together, by the label of the seed.
@@ -50,7 +57,7 @@ class Way:
         """
         groups: dict[str, list[CellResult]] = {}
         for cell in self.chosen:
-            if only is not None and _repetition(cell) not in only:
+            if only is not None and repetition(cell.labels) not in only:
                 continue
             groups.setdefault(cell.labels.get(SEED, ""), []).append(cell)
         found = {}
@@ -120,6 +127,11 @@ def shared_repetitions(first: Way, second: Way) -> set[tuple[str, str]]:
     return {(fold, seed) for fold, seed in shared if folds[seed] == most}
 
 
+def repetition(labels: Mapping[str, str]) -> tuple[str, str]:
+    """Return the labels of fold and seed, empty where there is no such axis."""
+    return labels.get(FOLD, ""), labels.get(SEED, "")
+
+
 def describe(labels: dict[str, str]) -> str:
     """Return labels in words, those that begin with a digit after the name of their axis; empty without any."""
     return ", ".join(f"{axis} {label}" if label[:1].isdigit() else label for axis, label in labels.items())
@@ -145,10 +157,6 @@ def early_area(curve: Sequence[tuple[float, float]], *, epochs: float = 10) -> f
     if len(x) < 2 or x[-1] == x[0]:
         return math.nan
     return float(np.trapezoid(y, x) / (x[-1] - x[0]))
-
-
-def _repetition(cell: CellResult) -> tuple[str, str]:
-    return cell.labels.get(FOLD, ""), cell.labels.get(SEED, "")
 
 
 def _measured(cell: CellResult) -> TrainedCell:

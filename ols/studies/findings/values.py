@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ols.metrics.measures import find_measure
-from ols.metrics.resampling import Statistic, bootstrap_interval, resample
+from ols.metrics.resampling import PairedDifference, Statistic, resample
 from ols.studies.findings.differences import measures_of
 from ols.studies.findings.trainings import Way, describe
 from ols.tasks.report.parts import Cell, Column, Row, Section, Table, Text
@@ -68,13 +68,8 @@ def measure_way(way: Way, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[
 
     at = means(np.ones((1, len(place))))[0]
     drawn = resample(means, len(place), resamples=resamples, seed=seed, clusters=np.array(list(patients.values())))
-    found = {}
-    for name, value, draws in zip(names, at, drawn.T, strict=True):
-        draws = draws[~np.isnan(draws)]
-        known = len(draws) and not math.isnan(value)
-        low, high = bootstrap_interval(value, draws) if known else (math.nan, math.nan)
-        found[name] = (float(value), float(low), float(high))
-    return found
+    found = {name: PairedDifference.of_draws(*one) for name, *one in zip(names, at, drawn.T, strict=True)}
+    return {name: (one.difference, one.low, one.high) for name, one in found.items()}
 
 
 def _cell(name: str, values: dict[str, tuple[float, float, float]]) -> Cell:
@@ -85,7 +80,7 @@ def _cell(name: str, values: dict[str, tuple[float, float, float]]) -> Cell:
 
 
 def _ece(way: Way) -> Cell:
-    metrics = [folds.evaluation().metrics for folds in way.by_seed().values()]
+    metrics = [one.metrics for one in way.evaluations]
     if any("ece_null" not in one for one in metrics):
         return Cell("")
     ece, low, high, null = (
