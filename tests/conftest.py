@@ -1,6 +1,7 @@
 """Fixtures that several test modules share."""
 
 import csv
+import os
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import cache
@@ -11,6 +12,12 @@ import pytest
 from PIL import Image
 
 SPLITS = ("train", "val", "test")
+
+
+def pytest_configure(config):
+    """Let processes keep the bytecode that they compile, apart from the sources: half of a start is compilation."""
+    if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+        os.environ["PYTHONPYCACHEPREFIX"] = str(config.cache.mkdir("bytecode"))
 
 
 @cache

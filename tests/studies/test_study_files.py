@@ -16,7 +16,7 @@ CELLS = {
     "mei2022": 4 * (2 + 2 + 2) * 8 * 2 * 5,
     "mei2022_mini": (2 + 2 + 2) * 2 * 3 * 2,
     "frees2025": 3 * 2 * 4 * 4 * 2 * 2 * 5 * 2,
-    "frees2025_mini": 2 * 4 * 3 * 2 * 2,
+    "frees2025_mini": 2 * 4 * 3 * 2,
     "source_matters2024": 2 * 3 * 3 * 6 * 5,
     "source_matters2024_mini": 3 * 2 * 3 * 3,
     "revisiting2023": 7 * 3 * 2 * 5,
