@@ -56,6 +56,8 @@ def test_without_a_config_the_quickstart_is_read():
     config = _parse()
     assert config.data.phantoms
     assert config.model.name == "test_resnet"
+    assert config.loss["preset"] == "robust"
+    assert _parse("--loss.name=ols").loss == config.loss  # the same loss keeps the options that the file gives it
     assert config.run_dir == "runs/phantoms-test_resnet-ols-seed0"
 
 
@@ -93,7 +95,8 @@ def test_a_preset_fills_in_its_options_wherever_it_is_named_and_builds_the_publi
     in_file = _parse("--config", str(tmp_path / "a.yaml"))
     assert in_file.loss.items() >= PRESET.items()
     assert _parse("--loss.name=ols", "--loss.preset=official_cifar").loss == in_file.loss
-    assert "preset" not in _parse("--loss.name=ols").loss
+    (tmp_path / "b.yaml").write_text("loss: {name: ols}\n")
+    assert "preset" not in _parse("--config", str(tmp_path / "b.yaml")).loss
     loss, published = build_loss(**in_file.loss, num_classes=4), OnlineLabelSmoothing.preset("official_cifar", 4)
     assert torch.equal(loss.soft_labels, published.soft_labels)
     assert (loss.unseen, loss.hard_weight) == (published.unseen, published.hard_weight)

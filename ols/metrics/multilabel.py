@@ -16,7 +16,8 @@ ENOUGH = 10  # positives, and negatives, of a label whose AUC counts in the mean
 class MultilabelMetrics(ComposedMetric):
     """How well each label is told, over the images whose label is known, and calibration of all of them together.
 
-    Results: those of `CalibrationHistogram` but the Brier scores, over all known labels, each of two classes; and
+    Results: those of `CalibrationHistogram`, over all known labels, each of two classes; of its Brier scores only
+    `brier_positive`, the mean of (probability - label)^2; and
 
     - `mean_auc`, `mean_average_precision`, `mean_sensitivity_at_90_specificity`: means over the `labels_in_mean`
       labels with at least 10 positives and 10 negatives; NaN without one.
@@ -75,7 +76,9 @@ class MultilabelMetrics(ComposedMetric):
 
     def compute(self) -> dict[str, Tensor]:
         """Return the results as scalars, on the CPU."""
-        results = {name: value for name, value in self.histogram.compute().items() if not name.startswith("brier")}
+        calibration = self.histogram.compute()
+        results = {name: value for name, value in calibration.items() if not name.startswith("brier")}
+        results["brier_positive"] = calibration["brier"] / 2
         table = self._table()  # [L, 7]
         counted = (table[:, 5] >= ENOUGH) & (table[:, 6] - table[:, 5] >= ENOUGH)
         for column, name in ((0, "auc"), (3, "average_precision"), (4, "sensitivity_at_90_specificity")):

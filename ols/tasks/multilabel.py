@@ -30,7 +30,7 @@ class Multilabel(Task):
     report: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "Order": ("mean_auc", "mean_average_precision", "mean_sensitivity_at_90_specificity", "labels_in_mean"),
         "Calibration": ("ece", "overconfidence", "underconfidence", "mean_confidence"),
-        "Probabilities": ("nll",),
+        "Probabilities": ("nll", "brier_positive"),
     }
 
     def describe(self) -> str:

@@ -5,7 +5,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import average_precision_score, log_loss, mean_absolute_error, r2_score, roc_auc_score
+from sklearn.metrics import (
+    average_precision_score,
+    brier_score_loss,
+    log_loss,
+    mean_absolute_error,
+    r2_score,
+    roc_auc_score,
+)
 
 from ols.metrics.multilabel import MultilabelMetrics
 from ols.metrics.regression import RegressionMetrics
@@ -43,6 +50,7 @@ def test_each_label_is_measured_over_its_known_images_as_scikit_learn_does():
     assert float(found["mean_average_precision"]) == pytest.approx(np.mean(precisions[:2]))
     known = ~target.isnan()
     assert float(found["nll"]) == pytest.approx(log_loss(target[known], outputs[known].sigmoid()))
+    assert float(found["brier_positive"]) == pytest.approx(brier_score_loss(target[known], outputs[known].sigmoid()))
     assert (found["count"], found["nonfinite"]) == (90, 0)
     curve = metric.tables()["roc/a"]
     assert float(torch.trapezoid(curve[:, 1], curve[:, 0])) == pytest.approx(areas[0])

@@ -3,8 +3,10 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
@@ -26,6 +28,7 @@ from ols.studies.labels import FOLD, SEED
 from ols.studies.statistics import Paired, TrainedCell, paired_trainings
 from ols.tasks.binary import Binary
 from ols.tasks.classification import Classification
+from ols.tasks.multilabel import Multilabel
 from ols.tasks.task import Task
 
 RESAMPLES = 2000  # at least
@@ -121,22 +124,34 @@ def compare_along(
 
 
 def measures_of(task: Task, outputs: Tensor, targets: Tensor) -> dict[str, Statistic]:
-    """Return the measure that the task selects by, and of classes ECE, Brier score and AURC, of images that count.
+    """Return the measure that the task selects by, and of answers ECE, Brier score and AURC, of images that count.
 
-    Where an output is no number only the first is returned.
+    An image has one answer, its class, or one for each label that is known. Where an output is no number only the first
+    measure is returned.
     """
-    own = task.selects[0]
-    found: dict[str, Statistic] = {own: task.of_draws(outputs, targets)}
-    if not isinstance(task, Classification) or not usable_rows(outputs).all():
+    found: dict[str, Statistic] = {task.selects[0]: task.of_draws(outputs, targets)}
+    image: Any = slice(None)  # of each answer
+    if isinstance(task, Multilabel):
+        image, label = torch.nonzero(~targets.isnan(), as_tuple=True)
+        score, targets = outputs[image, label], targets[image, label].long()
+        outputs = torch.stack([torch.zeros_like(score), score], dim=1)
+    elif not isinstance(task, Classification):
+        return found
+    if not usable_rows(outputs).all():
         return found
     brier = (outputs.double().softmax(1) - F.one_hot(targets, outputs.shape[1])).square().sum(1).numpy()
     counted = weighted_measures(outputs, targets, ["ece", "aurc"])
-    found["ece"] = counted["ece"]
-    if isinstance(task, Binary):
-        found["brier_positive"] = mean_of_counts(brier / 2)
-    else:
-        found["brier"] = mean_of_counts(brier)
-    return found | {"aurc": counted["aurc"]}
+    two = isinstance(task, (Binary, Multilabel))
+    of_answers: dict[str, Statistic] = {
+        "ece": counted["ece"],
+        "brier_positive" if two else "brier": mean_of_counts(brier / 2 if two else brier),
+        "aurc": counted["aurc"],
+    }
+    return found | {name: _of_images(part, image) for name, part in of_answers.items()}
+
+
+def _of_images(part: Statistic, image: Any) -> Statistic:
+    return lambda counts: part(counts[:, image])
 
 
 def _differences(

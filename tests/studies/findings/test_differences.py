@@ -2,13 +2,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 from scipy.special import expit
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from ols.metrics.auc import auc_difference
-from ols.studies.findings.differences import compare_along
+from ols.studies.findings.differences import compare_along, measures_of
 from ols.studies.findings.trainings import choose_ways
+from ols.tasks import build_task
 
 
 def _scores(cells):
@@ -46,6 +48,26 @@ def test_differences_are_those_of_scikit_learn_on_all_folds_within_them_and_over
     assert found["brier_positive"].values == pytest.approx(tuple(brier))
     assert one.together.low < one.together.difference < one.together.high
     assert one.better
+
+
+def test_of_several_labels_every_known_one_is_an_answer_and_counts_as_often_as_its_image():
+    rng = np.random.default_rng(0)
+    scores, labels = rng.normal(size=(30, 2)), rng.integers(0, 2, (30, 2)).astype(float)
+    labels[rng.random((30, 2)) < 0.2] = np.nan
+    found = measures_of(build_task("multilabel", ["a", "b"], ["x", "x"]), torch.tensor(scores), torch.tensor(labels))
+    assert list(found) == ["mean_auc", "ece", "brier_positive", "aurc"]
+    counts = rng.integers(0, 3, 30)
+    known = ~np.isnan(labels)
+    times = np.repeat(counts[:, None], 2, 1)[known]
+    truth, score = np.repeat(labels[known], times), np.repeat(scores[known], times)
+    at = {name: part(counts[None].astype(float))[0] for name, part in found.items()}
+    assert at["brier_positive"] == pytest.approx(brier_score_loss(truth, expit(score)))
+    confidence, wrong = expit(np.abs(score)), (score > 0) != truth
+    of_most_confident = np.cumsum(wrong[np.argsort(-confidence)])
+    assert at["aurc"] == pytest.approx(np.mean(of_most_confident / np.arange(1, len(score) + 1)))
+    bins = np.ceil(confidence * 15)
+    gaps = [abs((confidence[bins == b] - ~wrong[bins == b]).sum()) for b in np.unique(bins)]
+    assert at["ece"] == pytest.approx(sum(gaps) / len(score))
 
 
 def test_of_a_fixed_test_models_are_averaged_and_patients_are_drawn_in_all_folds_together(make_cells):
