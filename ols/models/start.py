@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import timm
+import torch
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
-from ols.models.build import architecture
+from ols.models.build import architecture, build_model
 from ols.models.head import find_head, first_convolution_names, head_parameter_names
 from ols.models.options import IMAGENET
 from ols.models.origin import note_origin
@@ -81,8 +82,9 @@ def start_from_file(model: nn.Module, kind: str, path: Path) -> str:
     if not path.is_file():
         raise FileNotFoundError(f"no such file of weights: {path}")
     try:
-        tensors = dict(KINDS[kind].read(path, model))
-        if not find_head(model):  # below a decoder, which needs neither the head nor what only the head sees
+        whole = _with_head(model)
+        tensors = dict(KINDS[kind].read(path, whole))
+        if whole is not model:
             tensors = {name: value for name, value in tensors.items() if name in model.state_dict()}
         line = load_into(model, tensors, str(path))
     except ValueError as error:
@@ -98,6 +100,14 @@ def start_from_file(model: nn.Module, kind: str, path: Path) -> str:
     line += f"; every one of {of_trunk:,} parameters of the trunk{changed}; sha256 {sha256(path)}"
     note_origin(model, [line])
     return line
+
+
+def _with_head(model: nn.Module) -> nn.Module:
+    """Return a network to read a file against: below a decoder lacks the head, and what only the head sees."""
+    if find_head(model):
+        return model
+    with torch.random.fork_rng(devices=[]):
+        return build_model(architecture(model) or type(model).__name__, 1)
 
 
 def sha256(path: Path) -> str:

