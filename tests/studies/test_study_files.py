@@ -20,7 +20,7 @@ CELLS = {
     "source_matters2024": 2 * 3 * 3 * 6 * 5,
     "source_matters2024_mini": 3 * 2 * 3 * 3,
     "revisiting2023": 7 * 3 * 2 * 5,
-    "revisiting2023_mini": 2 * 3 * 2 * 5,
+    "revisiting2023_mini": 2 * 3 * 2 * 3,
     "chextransfer2021": 16 * 2 + 7 * 2,
     "chextransfer2021_mini": (3 * 2 + 2) * 5,
     "radiologynet2025": 10 * 3 * 5 * 4 * 4 * 5,
