@@ -24,7 +24,7 @@ CELLS = {
     "chextransfer2021": 16 * 2 + 7 * 2,
     "chextransfer2021_mini": (3 * 2 + 2) * 5,
     "radiologynet2025": 10 * 3 * 5 * 4 * 4 * 5,
-    "radiologynet2025_mini": 3 * 3 * 2 * 3,
+    "radiologynet2025_mini": 3 * 3 * 2 * 2,
 }
 STARTS = [FOLDER.parent / "starts" / f"{name}.yaml" for name in ("ct", "mr", "xray")]
 OF_THIS_PACKAGE = [*FOLDER.glob("confounders_*.yaml"), *STARTS]
