@@ -1,10 +1,14 @@
 """Folds: who is tested where, who never lies on both sides, and how shares of the training images grow."""
 
 import json
+import runpy
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ols.data.splits import (
     Folds,
@@ -16,6 +20,8 @@ from ols.data.splits import (
     save_folds,
 )
 from ols.files import DamagedFileError
+
+RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 class Source:
@@ -185,6 +191,24 @@ def test_a_fixed_test_is_that_of_every_fold_and_all_else_validates_once(tmp_path
     assert validated.tolist() == np.flatnonzero(source.patients >= 60).tolist()
     assert not make_folds(source).has_fixed_test
     assert not adopt_split(source, given).has_fixed_test
+
+
+def test_the_command_divides_all_but_the_fixed_test(tmp_path, monkeypatch, capsys):
+    table, output = tmp_path / "targets.csv", tmp_path / "folds.json"
+    rows = [
+        f"{number}.png,p{number // 2},{number % 4 // 2},{'test' if number < 8 else 'train'}" for number in range(40)
+    ]
+    table.write_text("\n".join(["filename,patient,ill,part", *rows]))
+    for number in range(40):
+        Image.new("L", (8, 8), number).save(tmp_path / f"{number}.png")
+    options = ["--data.root", table, "--data.targets", "[ill]", "--task", "binary", "--near_copies", "false"]
+    options += ["--fixed_test", "part", "--folds", "4", "--output", output]
+    monkeypatch.setattr(sys, "argv", ["split.py", *map(str, options)])
+    runpy.run_path(str(RECIPES / "split.py"), run_name="__main__")
+    made = load_folds(output)
+    assert [fold["test"].tolist() for fold in made.folds] == [list(range(8))] * 4
+    assert sorted(np.concatenate([fold["val"] for fold in made.folds])) == list(range(8, 40))
+    assert capsys.readouterr().out.count("test 8 (4 groups)") == 4
 
 
 def test_a_fixed_test_that_is_none_is_refused():
