@@ -1,5 +1,6 @@
 """The studies that come with the package: their cells, by pencil, and whether each can be run as it stands."""
 
+import csv
 import re
 from collections import Counter
 from pathlib import Path
@@ -12,6 +13,7 @@ from ols.studies.grid import Study, plan_runs
 from ols.tasks import find_task
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "configs" / "studies"
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "transfer_studies"
 CELLS = {
     "mei2022": 4 * (2 + 2 + 2) * 8 * 2 * 5,
     "mei2022_mini": (2 + 2 + 2) * 2 * 3 * 2,
@@ -61,6 +63,16 @@ def test_a_study_has_the_cells_that_its_header_computes(name):
         [] if name.endswith("mini") else ["Paper", "Question", "Differs", "GPU-hours"]
     ):
         assert f"# {part}:" in header
+
+
+@pytest.mark.parametrize("name", [name for name in CELLS if name.endswith("mini")])
+def test_a_mini_has_been_run_whole_and_its_page_of_the_docs_names_it(name):
+    with (RESULTS / f"{name}_cells.csv").open(newline="") as file:
+        states = Counter(row["state"] for row in csv.DictReader(file))
+    assert states == {"done": CELLS[name]}
+    header = (FOLDER / f"{name}.yaml").read_text().split("folder:")[0]
+    assert "docs/transfer_studies.md" in header
+    assert "not yet run" not in header
 
 
 @pytest.mark.parametrize("name", CELLS)
