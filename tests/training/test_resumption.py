@@ -127,6 +127,7 @@ def test_a_run_killed_anywhere_again_and_again_ends_with_the_same_bits(train, mo
 def test_a_mixed_and_augmented_run_killed_inside_an_epoch_ends_with_the_same_bits(train, monkeypatch):
     options = ["--data.mixup_alpha=0.4", "--data.cutmix_alpha=1", "--data.mix_prob=0.8", "--data.augment=radiology"]
     options += [
+        "--loss.preset=paper",
         "--data.erase_prob=0.2",
         "--train.checkpoint_every_steps=1",
         "--train.ema_decay=0.9",

@@ -27,7 +27,7 @@ def test_of_two_processes_started_at_once_one_runs_and_the_other_says_who_holds_
         (won, printed), (lost, refused) = sorted(ended)
         assert (won, lost) == (0, 3), ended
         assert f"{run_dir}, best epoch" in printed
-        assert refused.startswith(f"another process uses {run_dir}: process ")
+        assert refused.splitlines()[-1].startswith(f"another process uses {run_dir}: process ")
         assert ("moved the earlier run to" in printed) == (resume == "never")
     assert {path.name for path in run_dir.parent.iterdir()} >= {"run", "run.1"}
     for folder in (run_dir, run_dir.with_name("run.1")):
