@@ -103,7 +103,7 @@ def start_from_file(model: nn.Module, kind: str, path: Path) -> str:
 
 
 def _with_head(model: nn.Module) -> nn.Module:
-    """Return a network to read a file against: below a decoder lacks the head, and what only the head sees."""
+    """Return the network that a file is read against: one below a decoder lacks the head and what only that sees."""
     if find_head(model):
         return model
     with torch.random.fork_rng(devices=[]):
