@@ -67,7 +67,9 @@ def main(config: FinetuneConfig) -> None:
 
     # All test folds together
     if accelerator.is_main_process:
-        report(config, {arm_name(place, starts): collect(runs.values(), table) for place, runs in arms.items()})
+        select_by = config.train.select_by
+        found = {arm_name(place, starts): collect(runs.values(), table, select_by) for place, runs in arms.items()}
+        report(config, found)
     accelerator.end_training()
 
 
@@ -150,7 +152,7 @@ def arm_name(start: str, starts: list[str]) -> str:
     return kind if kinds.count(kind) == 1 else f"{kind}-{Path(place or '').name}"
 
 
-def collect(run_dirs: "Iterable[Path]", table: "Table") -> "OutOfFold":
+def collect(run_dirs: "Iterable[Path]", table: "Table", select_by: str | None) -> "OutOfFold":
     """Read what the runs of an arm predicted, fold after fold."""
     from ols.evaluation.folds import OutOfFold
     from ols.evaluation.predictions import load_predictions
@@ -161,7 +163,7 @@ def collect(run_dirs: "Iterable[Path]", table: "Table") -> "OutOfFold":
     runs = [RunFolder(run_dir) for run_dir in run_dirs]
     described = [load_description(run.export)["ols"] for run in runs]
     tasks = [build_task(said["task"], table.classes, table.groups, **said["task_state"]) for said in described]
-    return OutOfFold([load_predictions(run.predictions("test")) for run in runs], tasks)
+    return OutOfFold([load_predictions(run.predictions("test")) for run in runs], tasks, select_by)
 
 
 def report(config: FinetuneConfig, arms: dict[str, "OutOfFold"]) -> None:
@@ -172,7 +174,7 @@ def report(config: FinetuneConfig, arms: dict[str, "OutOfFold"]) -> None:
     from ols.metrics.measures import find_measure
 
     first = next(iter(arms.values()))
-    measure = first.tasks[0].selects[0]
+    measure = first.measure
     text = find_measure(measure).text
     images, patients = len(set(first.sample_ids)), len(set(first.patients))
     print(f"\n{config.run_dir}: {images:,} test images of {patients:,} patients")

@@ -85,13 +85,21 @@ def main(config: ProbeConfig) -> None:
     print(f"features {list(features.shape)}: views, images, numbers")
 
     # Heads: chosen on validation within each fold, measured on test
-    measure, rows = task.selects[0], []
+    measure, rows = task.selecting(config.train.select_by), []
     text = find_measure(measure).text
     for share in config.shares or [config.split.share]:
         pools = [folds.pools(number, share=share) for number in numbers]
         for name in config.heads or heads:
             with one_line_errors():
-                found = probe_folds(heads[name], features, table, pools, config.task, positive=config.positive)
+                found = probe_folds(
+                    heads[name],
+                    features,
+                    table,
+                    pools,
+                    config.task,
+                    positive=config.positive,
+                    select_by=config.train.select_by,
+                )
             value, low, high = found.chosen.interval(within_folds=True)
             together = found.chosen.interval()
             rows.append(

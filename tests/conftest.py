@@ -16,7 +16,7 @@ SPLITS = ("train", "val", "test")
 
 def pytest_configure(config):
     """Let processes keep the bytecode that they compile, apart from the sources: half of a start is compilation."""
-    if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+    if hasattr(config, "cache") and os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
         os.environ["PYTHONPYCACHEPREFIX"] = str(config.cache.mkdir("bytecode"))
 
 

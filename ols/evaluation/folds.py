@@ -29,6 +29,7 @@ class OutOfFold:
     Args:
         folds: Predictions of each fold.
         tasks: Task of each, which says what its outputs mean.
+        select_by: Measure that is compared, one of those that may choose an epoch; by default the task's own.
 
     Raises:
         ValueError: There is no fold, or an image was predicted in two of them, but not in all.
@@ -36,6 +37,7 @@ class OutOfFold:
 
     folds: Sequence[Predictions]
     tasks: Sequence[Task]
+    select_by: str | None = None
 
     def __post_init__(self):
         if not self.folds:
@@ -50,6 +52,11 @@ class OutOfFold:
         """Whether there are several folds, and all test the same images."""
         first, *others = (sorted(fold.sample_ids) for fold in self.folds)
         return bool(others) and all(other == first for other in others)
+
+    @property
+    def measure(self) -> str:
+        """Name of the measure that is compared."""
+        return self.tasks[0].selecting(self.select_by)
 
     @property
     def sample_ids(self) -> list[str]:
@@ -96,14 +103,12 @@ class OutOfFold:
         return replace(pooled, metrics={name: float(np.mean([one[name] for one in each])) for name in each[0]})
 
     def by_fold(self) -> list[float]:
-        """Return the measure that selects by default in each fold; NaN where it is undefined."""
-        return [
-            float(task.of_draws(fold.logits, fold.targets)(np.ones((1, len(fold.targets))))[0])
-            for task, fold in zip(self.tasks, self.folds, strict=True)
-        ]
+        """Return the measure in each fold; NaN where it is undefined."""
+        pairs = zip(self.tasks, self.folds, strict=True)
+        return [task.value(fold.logits, fold.targets, self.measure) for task, fold in pairs]
 
     def statistic(self, *, within_folds: bool = False) -> Statistic:
-        """Return the measure that selects by default, from how often each image counts.
+        """Return the measure, from how often each image counts.
 
         Args:
             within_folds: The mean over folds of what it is in each, which an order of images across models has no part
@@ -111,8 +116,9 @@ class OutOfFold:
                 Of a fixed test it is that in any case.
         """
         if not within_folds and not self.has_fixed_test:
-            return self.tasks[0].of_draws(self.outputs, self.targets)
-        parts = [task.of_draws(fold.logits, fold.targets) for task, fold in zip(self.tasks, self.folds, strict=True)]
+            return self.tasks[0].of_draws(self.outputs, self.targets, self.measure)
+        pairs = zip(self.tasks, self.folds, strict=True)
+        parts = [task.of_draws(fold.logits, fold.targets, self.measure) for task, fold in pairs]
         ends = np.cumsum([len(fold.targets) for fold in self.folds])[:-1]
 
         def mean_of_folds(counts: NDArray) -> NDArray:
@@ -132,7 +138,7 @@ class OutOfFold:
 def compare(
     first: OutOfFold, second: OutOfFold, *, within_folds: bool = False, resamples: int = RESAMPLES, seed: int = 0
 ) -> PairedDifference:
-    """Compare two trainings on the same folds by the measure that selects by default: patients are drawn anew.
+    """Compare two trainings on the same folds by their measure: patients are drawn anew.
 
     Says what other patients would change, and nothing of other trainings: for that repeat with other seeds.
 

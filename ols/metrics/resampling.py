@@ -97,22 +97,29 @@ def resample(
     return np.concatenate(results)
 
 
-def mean_of_counts(values: ArrayLike) -> Callable[[NDArray], NDArray]:
+def mean_of_counts(values: ArrayLike, sizes: ArrayLike | None = None) -> Callable[[NDArray], NDArray]:
     """Return the mean of values that count several times or not at all, for `resample`.
 
     Args:
-        values: Of each sample `[N]`; NaN has no part in the mean.
+        values: Of each sample `[N]`; NaN has no part in the mean, infinity makes it infinite where it counts.
+        sizes: Of how many answers each value is the mean, such as pixels, so that each answer counts alike `[N]`; by
+            default 1.
 
     Returns:
         A function from how often each sample counts `[R, N]` to the mean `[R]`, NaN where no value counts.
     """
     array = np.asarray(values, np.float64)
     defined = np.flatnonzero(~np.isnan(array))
+    array = array[defined]
+    weights = np.ones(len(defined)) if sizes is None else np.asarray(sizes, np.float64)[defined]
+    infinite = np.isinf(array)
+    sums = np.where(infinite, 0, array) * weights  # 0 times infinity is no number
 
     def mean(counts: NDArray) -> NDArray:
         chosen = counts[:, defined]
         with np.errstate(invalid="ignore"):
-            return chosen @ array[defined] / chosen.sum(axis=1)
+            found = chosen @ sums / (chosen @ weights)
+        return np.where(chosen @ infinite > 0, np.inf, found) if infinite.any() else found
 
     return mean
 

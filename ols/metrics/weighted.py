@@ -8,12 +8,16 @@ counts is computed once, and the rest is done for many samples at a time.
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ols.metrics.arguments import class_indices
+from ols.metrics.arguments import class_indices, usable_rows
+from ols.metrics.auc import auc_of_counts
 from ols.metrics.calibration_error import ECE_BINS
+from ols.metrics.resampling import mean_of_counts
+from ols.metrics.selective import is_correct
 
 Counted = Callable[[NDArray], NDArray]
 """From how often each image counts, float64 `[R, N]`, to a measure of each sample `[R]`."""
@@ -22,10 +26,13 @@ Counted = Callable[[NDArray], NDArray]
 def weighted_measures(logits: Tensor, targets: Tensor, names: Sequence[str]) -> dict[str, Counted]:
     """Return a function for each measure: from how often each image counts, to the measure of each sample.
 
-    With counts of one, each is what the streaming metric of that name gives, but computed in float64:
+    With counts of one, each is what the streaming metric of that name gives, but computed in float64. Logits that are
+    no distribution are an error in accuracies and in the order of scores, have no part in the NLL, and must not be
+    there for ECE and AURC.
 
     - `top1`; `top5`, which counts equal logits against the target.
-    - `balanced_accuracy`: the mean recall of the classes that occur in a sample.
+    - `balanced_accuracy`, `macro_f1`, `macro_auc`: the mean recall, F1 and AUC against the rest of the classes that
+      occur in a sample.
     - `nll` (nats), infinite where the class of an image is masked.
     - `ece` with 15 right-closed bins of equal width (Guo et al. 2017).
     - `aurc` (Geifman et al. 2019): the mean error of the k most confident images over k = 1..N. Images of equal
@@ -49,31 +56,55 @@ def weighted_measures(logits: Tensor, targets: Tensor, names: Sequence[str]) -> 
 
 
 def _top1(logits: Tensor, targets: Tensor) -> Counted:
-    return _mean(_correct(logits, targets))
+    return mean_of_counts(_correct(logits, targets))
 
 
 def _top5(logits: Tensor, targets: Tensor) -> Counted:
     as_high = (logits >= logits.gather(1, targets[:, None])).sum(1)  # the target itself is one
-    return _mean((as_high <= 5).double().numpy())
+    return mean_of_counts(((as_high <= 5) & usable_rows(logits)).double().numpy())
 
 
 def _balanced_accuracy(logits: Tensor, targets: Tensor) -> Counted:
-    one_hot = F.one_hot(targets, logits.shape[1]).double().numpy()  # [N, K]
-    correct = _correct(logits, targets)
+    return _mean_of_classes(logits, targets, lambda hits, true, found: hits / true)
 
-    def balanced_accuracy(counts: NDArray) -> NDArray:
-        of_class, right = counts @ one_hot, (counts * correct) @ one_hot  # [R, K]
-        recall = np.divide(right, of_class, out=np.zeros_like(right), where=of_class > 0)
-        return recall.sum(1) / (of_class > 0).sum(1)
 
-    return balanced_accuracy
+def _macro_f1(logits: Tensor, targets: Tensor) -> Counted:
+    return _mean_of_classes(logits, targets, lambda hits, true, found: 2 * hits / (true + found))
+
+
+def _mean_of_classes(logits: Tensor, targets: Tensor, of_class: Callable[..., NDArray]) -> Counted:
+    """Return the mean over the classes that occur of a function of hits, images and predictions `[R, K]`."""
+    usable = usable_rows(logits)
+    is_true, is_found = (F.one_hot(x, logits.shape[1]).double() for x in (targets, logits.argmax(1)))  # [N, K]
+    is_found *= usable[:, None]
+    parts = [part.numpy() for part in (is_true * is_found, is_true, is_found)]
+
+    def mean(counts: NDArray) -> NDArray:
+        hits, true, found = (counts @ part for part in parts)
+        with np.errstate(invalid="ignore"):
+            return np.where(true > 0, of_class(hits, true, found), 0).sum(1) / (true > 0).sum(1)
+
+    return mean
+
+
+def _macro_auc(logits: Tensor, targets: Tensor) -> Counted:
+    usable, scores = usable_rows(logits), logits.log_softmax(1)
+
+    def macro_auc(counts: NDArray) -> NDArray:
+        areas = []
+        for k in range(logits.shape[1]):
+            positive = targets == k
+            wrong = torch.where(positive, -torch.inf, torch.inf).double()
+            areas.append(auc_of_counts(torch.where(usable, scores[:, k], wrong), positive, counts))
+        known = ~np.isnan(areas)
+        with np.errstate(invalid="ignore"):
+            return np.where(known, areas, 0).sum(0) / known.sum(0)
+
+    return macro_auc
 
 
 def _nll(logits: Tensor, targets: Tensor) -> Counted:
-    values = -logits.log_softmax(1).gather(1, targets[:, None]).squeeze(1).numpy()
-    impossible = np.isinf(values)  # of a target that is masked; where it does not count, it must not give 0 x infinity
-    mean = _mean(np.where(impossible, 0, values))
-    return lambda counts: np.where(counts @ impossible > 0, np.inf, mean(counts))
+    return mean_of_counts(-logits.log_softmax(1).gather(1, targets[:, None]).squeeze(1).numpy())
 
 
 def _ece(logits: Tensor, targets: Tensor) -> Counted:
@@ -105,24 +136,15 @@ def _aurc(logits: Tensor, targets: Tensor) -> Counted:
 def _auc(logits: Tensor, targets: Tensor) -> Counted:
     if logits.shape[1] != 2:
         raise ValueError(f"auc is a measure of two classes, got {logits.shape[1]}")
-    order, starts = _ranks((logits[:, 1] - logits[:, 0]).numpy())
-    positive = (targets == 1).double().numpy()[order]
-
-    def auc(counts: NDArray) -> NDArray:
-        positives = np.add.reduceat(counts[:, order] * positive, starts, axis=1)
-        negatives = np.add.reduceat(counts[:, order] * (1 - positive), starts, axis=1)
-        above = positives.cumsum(1) - positives / 2  # of equal scores half
-        pairs = positives.sum(1) * negatives.sum(1)
-        won = (negatives * above).sum(1)
-        return np.divide(won, pairs, out=np.full_like(won, np.nan), where=pairs > 0)
-
-    return auc
+    return lambda counts: auc_of_counts(logits[:, 1] - logits[:, 0], targets == 1, counts)
 
 
 WEIGHTED: dict[str, Callable[[Tensor, Tensor], Counted]] = {
     "top1": _top1,
     "top5": _top5,
     "balanced_accuracy": _balanced_accuracy,
+    "macro_f1": _macro_f1,
+    "macro_auc": _macro_auc,
     "auc": _auc,
     "nll": _nll,
     "ece": _ece,
@@ -131,12 +153,8 @@ WEIGHTED: dict[str, Callable[[Tensor, Tensor], Counted]] = {
 """What builds the function of a measure, from float64 logits `[N, K]` and class indices `[N]`."""
 
 
-def _mean(values: NDArray) -> Counted:
-    return lambda counts: counts @ values / counts.sum(1)
-
-
 def _correct(logits: Tensor, targets: Tensor) -> NDArray:
-    return (logits.argmax(1) == targets).double().numpy()
+    return is_correct(logits, targets).double().numpy()
 
 
 def _confidence(logits: Tensor) -> NDArray:

@@ -24,7 +24,7 @@ class Probed:
         chosen: Test predictions of the setting that validation chose in each fold.
         val: Its validation predictions in each fold.
         settings: Those settings, one a fold.
-        test: Measure that selects by default, on test, of each fold and setting `[F, S]`.
+        test: Measure that chooses, on test, of each fold and setting `[F, S]`.
     """
 
     chosen: OutOfFold
@@ -45,7 +45,7 @@ class Probed:
     @property
     def chosen_on_test(self) -> float:
         """What the mean over folds would seem to be, had the test images chosen the setting."""
-        higher = find_measure(self.chosen.tasks[0].selects[0]).higher_is_better
+        higher = find_measure(self.chosen.measure).higher_is_better
         return float((self.test.max(axis=1) if higher else self.test.min(axis=1)).mean())
 
 
@@ -57,6 +57,7 @@ def probe_folds(
     task_name: str,
     *,
     positive: str | None = None,
+    select_by: str | None = None,
 ) -> Probed:
     """Fit a kind of head on the training images of each fold.
 
@@ -67,6 +68,7 @@ def probe_folds(
         pools: Indices of each split, of every fold.
         task_name: What is predicted, a name of `ols.tasks.TASKS`.
         positive: Name of the positive class of a binary task.
+        select_by: Measure that chooses; by default the task's own.
 
     Raises:
         ValueError: The measure is undefined on the validation images of a fold, whatever the setting.
@@ -81,10 +83,10 @@ def probe_folds(
         if task.kind == "regression":  # which answers in standard deviations of the training targets
             outputs = (outputs - task.state["mean"]) / task.state["std"]
         val, test = (
-            np.array([_measure(task, of_setting, targets, pool[split]) for of_setting in outputs])
+            np.array([task.value(one[pool[split]], targets[pool[split]], select_by) for one in outputs])
             for split in ("val", "test")
         )
-        measure = task.selects[0]
+        measure = task.selecting(select_by)
         if np.isnan(val).all():
             raise ValueError(f"{measure} is undefined on the validation images of fold {number}")
         best = int(np.nanargmax(val if find_measure(measure).higher_is_better else -val))
@@ -93,11 +95,7 @@ def probe_folds(
         tasks.append(task)
         folds.append(_predictions(outputs[best], source, pool["test"], task))
         vals.append(_predictions(outputs[best], source, pool["val"], task))
-    return Probed(OutOfFold(folds, tasks), vals, settings, np.array(tests))
-
-
-def _measure(task: Task, outputs: Tensor, targets: Tensor, pool: np.ndarray) -> float:
-    return float(task.of_draws(outputs[pool], targets[pool])(np.ones((1, len(pool))))[0])
+    return Probed(OutOfFold(folds, tasks, select_by), vals, settings, np.array(tests))
 
 
 def _predictions(outputs: Tensor, source: ImageSource, pool: np.ndarray, task: Task) -> Predictions:

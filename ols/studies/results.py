@@ -33,7 +33,8 @@ class CellResult:
         val: Predictions of the validation images by the exported model.
         test: Predictions of the test images.
         task: What the outputs mean.
-        curve: Epoch, and the measure that selects on validation, one by one.
+        measure: Name of the measure that chose on validation, `train.select_by`, in which cells are compared.
+        curve: Epoch, and that measure on validation, one by one.
         columns: Further numbers that the study asked for, by name.
         forms: Predictions of the test images in each form of a confounder's test, where they were asked for.
     """
@@ -45,9 +46,14 @@ class CellResult:
     val: Predictions
     test: Predictions
     task: Task
+    measure: str
     curve: list[tuple[int, float]]
     columns: dict[str, float]
     forms: dict[str, Predictions] = field(default_factory=dict)
+
+    def value(self, split: Predictions) -> float:
+        """Return its measure of a split's predictions; NaN where it is undefined."""
+        return self.task.value(split.logits, split.targets, self.measure)
 
 
 def load_cells(runs: Sequence[Run], logs: Path) -> list[CellResult]:
@@ -77,6 +83,8 @@ def _load(run: Run, logs: Path) -> CellResult:
     else:
         state = load_description(folder.export)["ols"]["task_state"]
         parameters = _count_parameters(folder.export / "model.safetensors")
+    task = find_task(test.task).from_outputs(test.classes, test.groups, **state)
+    measure = task.selecting(run.own_config.train.select_by)
     return CellResult(
         labels=run.cell.labels,
         run_dir=run.run_dir,
@@ -84,8 +92,9 @@ def _load(run: Run, logs: Path) -> CellResult:
         parameters=parameters,
         val=val,
         test=test,
-        task=find_task(test.task).from_outputs(test.classes, test.groups, **state),
-        curve=_read_curve(folder.metrics, f"val/{run.own_config.train.select_by}"),
+        task=task,
+        measure=measure,
+        curve=_read_curve(folder.metrics, f"val/{measure}"),
         columns=read_record(folder.columns)["columns"] if folder.columns.is_file() else {},
         forms={
             form: load_predictions(path, features=False)

@@ -89,6 +89,12 @@ class Classification(Task):
 
         return {"top1": mean_of_counts(is_correct(outputs, targets).double().numpy())}
 
+    def further_statistic(self, outputs: Tensor, targets: Tensor, name: str) -> "Callable[[NDArray], NDArray]":
+        """Return mean recall, F1 or AUC of the classes, or the NLL."""
+        from ols.metrics.weighted import weighted_measures
+
+        return weighted_measures(outputs, targets, [name])[name]
+
     def build_report(
         self, predictions: "Mapping[str, Predicted]", splits: Sequence[str], *, soft_labels: Tensor | None = None
     ) -> "Report":

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ols.losses import BinaryCrossEntropy, Loss
@@ -99,6 +100,14 @@ class Multilabel(Task):
             )
 
         return {"mean_auc": mean(auc_of_counts), "mean_average_precision": mean(average_precision_of_counts)}
+
+    def further_statistic(self, outputs: Tensor, targets: Tensor, name: str) -> "Callable[[NDArray], NDArray]":
+        """Return the NLL: the mean over all labels that are known."""
+        from ols.metrics.resampling import mean_of_counts
+
+        nll = F.binary_cross_entropy_with_logits(outputs.double(), targets.double(), reduction="none")
+        nll = nll.where(outputs.isfinite(), torch.nan)
+        return mean_of_counts(nll.nanmean(dim=1).numpy(), (~nll.isnan()).sum(dim=1).numpy())
 
     def by_label(
         self, measure: "Callable[..., NDArray]", outputs: Tensor, targets: Tensor

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import torch.nn.functional as F
 from torch import Tensor
 
 from ols.losses import LOSSES, LabelLoss, Loss
@@ -110,6 +111,13 @@ class Segmentation(Task):
             metric.update(*batch)
         overlaps = metric.tables()["overlaps"].numpy()
         return {name: mean_of_counts(overlaps[:, column]) for column, name in enumerate(("dice", "iou"))}
+
+    def further_statistic(self, outputs: Tensor, targets: Tensor, name: str) -> "Callable[[NDArray], NDArray]":
+        """Return the NLL of the pixels."""
+        from ols.metrics.resampling import mean_of_counts
+
+        nll = F.cross_entropy(outputs.double(), targets, reduction="none").flatten(1)  # [N, H W]
+        return mean_of_counts(nll.nanmean(dim=1).numpy(), (~nll.isnan()).sum(dim=1).numpy())
 
     def build_report(
         self, predictions: "Mapping[str, Predicted]", splits: Sequence[str], *, soft_labels: Tensor | None = None

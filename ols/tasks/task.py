@@ -204,9 +204,31 @@ class Task(ABC):
             `ols.metrics.resampling`; NaN where it is undefined.
         """
 
-    def of_draws(self, outputs: Tensor, targets: Tensor) -> "Callable[[NDArray], NDArray]":
-        """Return the one of `statistics` that selects by default."""
-        return self.statistics(outputs, targets)[self.selects[0]]
+    def of_draws(self, outputs: Tensor, targets: Tensor, name: str | None = None) -> "Callable[[NDArray], NDArray]":
+        """Return a measure that may choose an epoch, by default the one that does, of samples that count.
+
+        Args:
+            outputs: What a model gave `[N, ...]`.
+            targets: Of each sample `[N, ...]`.
+            name: Of the measure.
+
+        Returns:
+            As those of `statistics`.
+
+        Raises:
+            ValueError: The measure chooses no epoch of this task; the message has those that do.
+        """
+        name = self.selecting(name)
+        statistics = self.statistics(outputs, targets)
+        return statistics[name] if name in statistics else self.further_statistic(outputs, targets, name)
+
+    def further_statistic(self, outputs: Tensor, targets: Tensor, name: str) -> "Callable[[NDArray], NDArray]":
+        """Return one of `selects` that `statistics` leave out, as reports show no interval of it."""
+        raise NotImplementedError(f"{name} of a {self.name} task")
+
+    def value(self, outputs: Tensor, targets: Tensor, name: str | None = None) -> float:
+        """Return the measure of `of_draws` where every sample counts once; NaN where it is undefined."""
+        return float(self.of_draws(outputs, targets, name)(np.ones((1, len(targets))))[0])
 
     def in_units_of(self, other: "Task", outputs: Tensor) -> Tensor:
         """Return outputs as `other` reads them, which was built for other training images, such as another fold's."""

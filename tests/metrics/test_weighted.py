@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import balanced_accuracy_score, log_loss, roc_auc_score, top_k_accuracy_score
+from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss, roc_auc_score, top_k_accuracy_score
 
 from ols.metrics.classification import ClassificationMetrics
 from ols.metrics.selective import is_correct, maximum_probability, selective_metrics
@@ -33,6 +33,8 @@ def test_images_that_count_once_have_the_measures_of_other_libraries():
     assert found["top1"] == pytest.approx((predicted == targets.numpy()).mean())
     assert found["top5"] == pytest.approx(top_k_accuracy_score(targets, logits, k=5))
     assert found["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(targets, predicted))
+    assert found["macro_f1"] == pytest.approx(f1_score(targets, predicted, average="macro"))
+    assert found["macro_auc"] == pytest.approx(roc_auc_score(targets, probs, multi_class="ovr"))
     assert found["nll"] == pytest.approx(log_loss(targets, probs))
     wrong = predicted != targets.numpy()
     order = np.argsort(-probs.max(1))
@@ -41,13 +43,13 @@ def test_images_that_count_once_have_the_measures_of_other_libraries():
 
 def test_images_that_count_once_have_the_measures_of_the_streaming_metrics():
     logits, targets = _predictions()
-    metric = ClassificationMetrics(K)
+    metric = ClassificationMetrics(K, macro_auc=True)
     for start in range(0, 600, 250):
         metric.update(logits[start : start + 250], targets[start : start + 250])
     streamed = {name: float(value) for name, value in metric.compute().items()}
     streamed |= selective_metrics(maximum_probability(logits), is_correct(logits, targets))
     found = _measure(logits, targets)
-    assert len(found) == 6
+    assert len(found) == 8
     for name, value in found.items():
         assert value == pytest.approx(streamed[name], rel=1e-6), name
 

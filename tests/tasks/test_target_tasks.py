@@ -118,6 +118,10 @@ def test_statistics_of_images_that_count_once_are_the_metrics_own_whatever_is_no
         has = outputs[:, 0].isfinite()
         of_mean = (target[has].double() - task.mean).abs().mean()
         values["mae_less_of_mean"] = values["mae"] - float(of_mean)
-    found = {measure: one(np.ones((1, 60)))[0] for measure, one in task.statistics(outputs, target).items()}
+    statistics = task.statistics(outputs, target)
+    found = {measure: one(np.ones((1, 60)))[0] for measure, one in statistics.items()}
+    found |= {measure: task.value(outputs, target, measure) for measure in task.selects}
     assert found == {measure: pytest.approx(values[measure]) for measure in found}
-    assert next(iter(found)) == task.selects[0]
+    assert next(iter(statistics)) == task.selects[0]
+    with pytest.raises(ValueError, match=f"top7 chooses no epoch of a {name} task"):
+        task.of_draws(outputs, target, "top7")

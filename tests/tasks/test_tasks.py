@@ -115,12 +115,16 @@ def test_statistics_of_images_that_count_once_are_the_metrics_own_whatever_is_no
     target = torch.arange(60) % num_classes
     logits = torch.randn(60, num_classes, generator=generator)
     logits[0, target[0]], logits[1, target[1]], logits[2] = torch.inf, torch.nan, -torch.inf
-    metric = task.build_metric()
+    metric = task.build_metric(select_by="macro_auc")
     metric.update(logits, target)
     values = metric.compute()
-    found = {measure: one(np.ones((1, 60)))[0] for measure, one in task.statistics(logits, target).items()}
+    statistics = task.statistics(logits, target)
+    found = {measure: one(np.ones((1, 60)))[0] for measure, one in statistics.items()}
+    found |= {measure: task.value(logits, target, measure) for measure in task.selects}
     assert found == {measure: pytest.approx(float(values[measure])) for measure in found}
-    assert next(iter(found)) == task.selects[0]
+    assert next(iter(statistics)) == task.selects[0]
+    with pytest.raises(ValueError, match=f"top7 chooses no epoch of a {name} task"):
+        task.of_draws(logits, target, "top7")
 
 
 @pytest.mark.parametrize("name", TASKS)

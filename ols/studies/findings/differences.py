@@ -82,7 +82,7 @@ class Difference:
 def compare_along(
     ways: Sequence[Way], along: str, *, reference: str | None = None, resamples: int | None = None, seed: int = 0
 ) -> list[Difference]:
-    """Compare every value of an axis with the reference, in the task's own measure, and ECE, Brier score and AURC.
+    """Compare every value of an axis with the reference, in the measure that chose, and ECE, Brier score and AURC.
 
     Over folds and seeds that both have: seeds are averaged, and the same patients are drawn for all of them. What has
     no partner is not compared.
@@ -123,13 +123,13 @@ def compare_along(
     return _adjusted(found)
 
 
-def measures_of(task: Task, outputs: Tensor, targets: Tensor) -> dict[str, Statistic]:
-    """Return the measure that the task selects by, and of answers ECE, Brier score and AURC, of images that count.
+def measures_of(task: Task, outputs: Tensor, targets: Tensor, name: str) -> dict[str, Statistic]:
+    """Return a measure that may choose an epoch, and of answers ECE, Brier score and AURC, of images that count.
 
     An image has one answer, its class, or one for each label that is known. Where an output is no number only the first
     measure is returned.
     """
-    found: dict[str, Statistic] = {task.selects[0]: task.of_draws(outputs, targets)}
+    found: dict[str, Statistic] = {name: task.of_draws(outputs, targets, name)}
     image: Any = slice(None)  # of each answer
     if isinstance(task, Multilabel):
         image, label = torch.nonzero(~targets.isnan(), as_tuple=True)
@@ -147,7 +147,7 @@ def measures_of(task: Task, outputs: Tensor, targets: Tensor) -> dict[str, Stati
         "brier_positive" if two else "brier": mean_of_counts(brier / 2 if two else brier),
         "aurc": counted["aurc"],
     }
-    return found | {name: _of_images(part, image) for name, part in of_answers.items()}
+    return found | {of: _of_images(part, image) for of, part in of_answers.items()}
 
 
 def _of_images(part: Statistic, image: Any) -> Statistic:
@@ -213,8 +213,9 @@ def _both(way: OutOfFold, base: OutOfFold) -> dict[str, tuple[Statistic, Statist
     order = np.array([place[name] for name in way.sample_ids])
     if not np.array_equal(np.array(base.patients)[order], way.patients):
         raise ValueError("their images have other patients")
-    whole = measures_of(way.tasks[0], way.outputs, way.targets)
-    parts = [measures_of(task, fold.logits, fold.targets) for task, fold in zip(way.tasks, way.folds, strict=True)]
+    whole = measures_of(way.tasks[0], way.outputs, way.targets, way.measure)
+    pairs = zip(way.tasks, way.folds, strict=True)
+    parts = [measures_of(task, fold.logits, fold.targets, way.measure) for task, fold in pairs]
     ends = np.cumsum([len(fold.targets) for fold in way.folds])[:-1]
 
     def pair(name: str) -> tuple[Statistic, Statistic]:
@@ -231,7 +232,7 @@ def _both(way: OutOfFold, base: OutOfFold) -> dict[str, tuple[Statistic, Statist
 def _by_training(way: Way, names: Sequence[str]) -> dict[str, list[TrainedCell]]:
     found: dict[str, list[TrainedCell]] = {name: [] for name in names}
     for cell in way.chosen:
-        measures = measures_of(cell.task, cell.test.logits, cell.test.targets)
+        measures = measures_of(cell.task, cell.test.logits, cell.test.targets, cell.measure)
         for name in names:
             value = float(measures[name](np.ones((1, len(cell.test.targets))))[0]) if name in measures else math.nan
             if math.isfinite(value):

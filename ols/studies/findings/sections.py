@@ -25,7 +25,7 @@ OF_ONE_CELL = ("command", "weights", "split")  # conditions that tell nothing of
 
 
 def difference_section(differences: Sequence[Difference], remarks: Sequence[str]) -> Section:
-    """Return the forest and the table of differences in the tasks' own measures, then of all others."""
+    """Return the forest and the table of differences in the measures that choose, then of all others."""
     parts: list[Any] = [Text(text) for text in remarks]
     for measure in dict.fromkeys(one.measure for one in differences):
         values = list(dict.fromkeys(one.first for one in differences))
@@ -378,11 +378,7 @@ def _reliability(evaluations: Sequence[Evaluation]) -> NDArray:
 
 
 def _tests(way: Way, *, every: bool = False, val: bool = False) -> list[float]:
-    found = []
-    for cell in way.cells if every else way.chosen:
-        split = cell.val if val else cell.test
-        found.append(float(cell.task.of_draws(split.logits, split.targets)(np.ones((1, len(split.targets))))[0]))
-    return found
+    return [cell.value(cell.val if val else cell.test) for cell in (way.cells if every else way.chosen)]
 
 
 def _few(panels: Mapping[str, Any], caption: str) -> tuple[dict[str, Any], str]:

@@ -21,7 +21,7 @@ class Way:
 
     Args:
         labels: Label on each axis but fold, seed and those that are chosen over.
-        choice: What comes of choosing, by the measure of the task.
+        choice: What comes of choosing, by the cells' measure.
         chosen: The cell that validation chose in each fold and seed.
         cells: All of them.
     """
@@ -33,8 +33,8 @@ class Way:
 
     @property
     def measure(self) -> str:
-        """Name of the measure that its task selects by."""
-        return self.chosen[0].task.selects[0]
+        """Name of the measure that chose on validation, in which it is compared."""
+        return self.chosen[0].measure
 
     @property
     def repetitions(self) -> set[tuple[str, str]]:
@@ -64,7 +64,7 @@ class Way:
         for seed, cells in groups.items():
             cells = sorted(cells, key=lambda cell: cell.labels.get(FOLD, ""))
             try:
-                found[seed] = OutOfFold([cell.test for cell in cells], [cell.task for cell in cells])
+                found[seed] = OutOfFold([cell.test for cell in cells], [cell.task for cell in cells], self.measure)
             except ValueError as error:
                 raise ValueError(f"{describe(self.labels)}: {error}") from error
         return found
@@ -103,7 +103,7 @@ def choose_ways(cells: Sequence[CellResult], choose_over: Sequence[str] = ()) ->
         groups.setdefault(own, []).append(cell)
     ways = []
     for labels, members in groups.items():
-        names = {cell.task.selects[0] for cell in members}
+        names = {cell.measure for cell in members}
         if len(names) > 1:
             raise ValueError(f"{describe(dict(labels))}: cells are measured by {' and '.join(sorted(names))}")
         higher = find_measure(names.pop()).higher_is_better
@@ -160,8 +160,4 @@ def early_area(curve: Sequence[tuple[float, float]], *, epochs: float = 10) -> f
 
 
 def _measured(cell: CellResult) -> TrainedCell:
-    values = [
-        float(cell.task.of_draws(split.logits, split.targets)(np.ones((1, len(split.targets))))[0])
-        for split in (cell.val, cell.test)
-    ]
-    return TrainedCell(cell.labels, *values)
+    return TrainedCell(cell.labels, *(cell.value(split) for split in (cell.val, cell.test)))

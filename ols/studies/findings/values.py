@@ -13,11 +13,11 @@ from ols.studies.findings.trainings import Way, describe
 from ols.tasks.report.parts import Cell, Column, Row, Section, Table, Text
 
 RESAMPLES = 2000
-BESIDE = ("brier_positive", "brier", "aurc")  # that are means over folds and seeds as the task's own measure is
+BESIDE = ("brier_positive", "brier", "aurc")  # that are means over folds and seeds as the measure that chose is
 
 
 def values_section(ways: Sequence[Way], *, resamples: int = RESAMPLES, seed: int = 0) -> Section:
-    """Return the table of each way's own measure, Brier score, AURC and ECE, with intervals."""
+    """Return the table of each way's measure, Brier score, AURC and ECE, with intervals."""
     found = [measure_way(way, resamples=resamples, seed=seed) for way in ways]
     eces = [_ece(way) for way in ways]
     shown = [name for name in BESIDE if any(name in values for values in found)]
@@ -49,7 +49,7 @@ def measure_way(way: Way, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[
         seed: Of the draws.
 
     Returns:
-        Value, lower and upper end by name: the measure that its task selects by, of classes also Brier score and AURC.
+        Value, lower and upper end by name: the measure that chose, of classes also Brier score and AURC.
     """
     trained = list(way.by_seed().values())
     patients = {name: patient for one in trained for name, patient in zip(one.sample_ids, one.patients, strict=True)}
@@ -58,7 +58,7 @@ def measure_way(way: Way, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[
     for one in trained:
         for task, fold in zip(one.tasks, one.folds, strict=True):
             images = np.array([place[name] for name in fold.sample_ids])
-            parts.append((images, measures_of(task, fold.logits, fold.targets)))
+            parts.append((images, measures_of(task, fold.logits, fold.targets, way.measure)))
     names = [name for name in (way.measure, *BESIDE) if all(name in part for _, part in parts)]
 
     def means(counts: NDArray) -> NDArray:

@@ -50,6 +50,7 @@ def make_cells(tmp_path_factory):
                                     val=predict(own, positive, val, rng),
                                     test=predict(own, positive, test, rng),
                                     task=TASK,
+                                    measure="auc",
                                     curve=[(1, 0.5), (2, 0.7), (3, 0.8)],
                                     columns={"cka": 0.4},
                                 )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
-from sklearn.metrics import f1_score
+from sklearn.metrics import f1_score, roc_auc_score
 
 from ols.evaluation.predictions import Predictions
 from ols.studies.findings.page import write_study_page
@@ -125,13 +125,14 @@ def test_pictures_that_are_wider_than_a_narrow_screen_are_marked_and_forests_are
     assert 'class="wide"' not in section
 
 
-def _cell(task, labels, logits, targets, folder):
+def _cell(task, labels, logits, targets, folder, measure=None):
     names = [f"image{labels.get('fold', '')}-{row}" for row in range(len(targets))]
     found = Predictions(
         logits, targets, torch.arange(len(targets)), names, names, task.classes, task.groups, task.name
     )  # fmt: skip
+    measure = task.selecting(measure)
     return CellResult(
-        labels, folder / "-".join(labels.values()), 9.0, 100, found, found, task, [(1, 0.5), (2, 0.6)], {}
+        labels, folder / "-".join(labels.values()), 9.0, 100, found, found, task, measure, [(1, 0.5), (2, 0.6)], {}
     )
 
 
@@ -164,6 +165,23 @@ def test_a_study_over_losses_whose_runs_have_no_folds_is_compared_over_seeds(tmp
     ]
     assert row["measure"] == "top1"
     assert (float(row["of_value"]), float(row["of_reference"])) == pytest.approx(tuple(of_runs))
+
+
+def test_cells_are_compared_in_the_measure_that_chose_their_epoch(tmp_path, undrawn):
+    task, rng = build_task("multiclass", ["a", "b", "c"], ["CT"] * 3), torch.Generator().manual_seed(0)
+    targets, cells, areas = torch.arange(60) % 3, [], {"none": [], "imagenet": []}
+    for fold in range(3):
+        for source, skill in (("none", 0.2), ("imagenet", 2.0)):
+            logits = skill * torch.eye(3)[targets] + torch.randn(60, 3, generator=rng)
+            labels = {"source": source, "fold": str(fold), "seed": "0"}
+            cells.append(_cell(task, labels, logits, targets, tmp_path, "macro_auc"))
+            areas[source].append(roc_auc_score(targets, logits.softmax(1), multi_class="ovr"))
+    write_study_page(tmp_path, cells, along="source", question="Which start?", resamples=50)
+    with (tmp_path / "differences.csv").open() as file:
+        (row, *_) = csv.DictReader(file)
+    assert row["measure"] == "macro_auc"
+    assert float(row["within_difference"]) == pytest.approx(np.mean(areas["imagenet"]) - np.mean(areas["none"]))
+    assert "imagenet against none: better for other patients" in (tmp_path / "study.md").read_text()
 
 
 def test_a_study_of_masks_has_its_page_and_compares_their_overlap(tmp_path, undrawn):
