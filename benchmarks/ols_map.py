@@ -14,6 +14,7 @@ for one (32 px, one core, torch 2.15).
 
 import argparse
 import json
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from ols_map_report import write_report
+from ols_map_report import Place, write_report
 from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
@@ -127,8 +128,7 @@ def train(options: dict, images: Tensor, labels: Tensor, *, seed: int, steps: in
     seed_everything(seed)
     model = build_network()
     if find_loss(options["name"]).needs_index:
-        epoch_steps = max(len(images) // BATCH, 1)
-        options = options | {"num_samples": len(images), "epochs": -(-steps // epoch_steps)}
+        options = options | {"num_samples": len(images), "epochs": math.ceil(steps / epoch_steps(len(images)))}
     loss = build_loss(num_classes=K, **options)
     collector = loss if isinstance(loss, OnlineLabelSmoothing) else OnlineLabelSmoothing(K)
     optimizer = torch.optim.SGD(model.parameters(), lr=PEAK_LR, momentum=0.9, nesterov=True, weight_decay=WEIGHT_DECAY)
@@ -157,12 +157,17 @@ def train(options: dict, images: Tensor, labels: Tensor, *, seed: int, steps: in
     return model, collector.soft_labels, diagonals
 
 
+def epoch_steps(num_images: int) -> int:
+    """Return the whole batches of an epoch, at least one."""
+    return max(num_images // BATCH, 1)
+
+
 def batches(num_images: int, seed: int) -> Iterator[tuple[Tensor, bool]]:
     """Yield batches without end, epoch after epoch, and whether each is the last one of its epoch."""
     epoch = 0
     while True:
         order = torch.from_numpy(keyed_order(seed, epoch, num_images))
-        whole = order[: max(num_images // BATCH, 1) * BATCH].split(BATCH)
+        whole = order[: epoch_steps(num_images) * BATCH].split(BATCH)
         for number, batch in enumerate(whole, 1):
             yield batch, number == len(whole)
         epoch += 1
@@ -231,11 +236,16 @@ def main() -> None:
     lines = args.output.read_text().splitlines() if args.output.is_file() else []
     cells = [json.loads(line) for line in lines]
     if args.report is not None:
-        truth = {noise: float(confusion_matrix(noise).diagonal().mean()) for noise in NOISES}
+        places = [
+            Place(
+                noise, size, steps, steps / epoch_steps(size * K), 1 - float(confusion_matrix(noise).diagonal().mean())
+            )
+            for noise, size, steps in product(NOISES, SIZES, LENGTHS)
+        ]
         trained = [cell for cell in cells if cell.get("loss") in LOSSES]
         if not trained:
             parser.error(f"{args.output} has no cell yet")
-        print(write_report(trained, truth, args.report))
+        print(write_report(trained, places, args.report))
         return
     key = ("seed", "noise", "size", "steps", "loss")
     done = {tuple(cell.get(name) for name in key) for cell in cells}
