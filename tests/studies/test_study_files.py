@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ols.data.preparation.chest import CHEXPERT_FINDINGS
+from ols.runs.folder import flatten
 from ols.studies.axes import list_cells
 from ols.studies.grid import Study, plan_runs
 from ols.tasks import find_task
@@ -73,6 +75,28 @@ def test_a_mini_has_been_run_whole_and_its_page_of_the_docs_names_it(name):
     header = (FOLDER / f"{name}.yaml").read_text().split("folder:")[0]
     assert "docs/transfer_studies.md" in header
     assert "not yet run" not in header
+
+
+@pytest.mark.parametrize("name", [name for name in CELLS if not name.endswith("mini")])
+def test_a_study_asks_for_columns_that_the_readers_of_its_sets_write_and_names_the_sets_that_have_none(name):
+    page = (FOLDER.parents[2] / "docs" / "targets.md").read_text()
+    written = {}
+    for names, columns in re.findall(r"^\| (`\w+`(?:, `\w+`)*)[^|]*\|[^|]*\|([^|]*)\|[^|]*\|$", page, re.MULTILINE):
+        written |= {name: set(re.findall(r"`(\w+)`", columns)) for name in re.findall(r"`(\w+)`", names)}
+    written["chexpert"] |= {finding.replace(" ", "_") for finding in CHEXPERT_FINDINGS}
+    assert len(written) == 14
+    study = _study(name)
+    header = (FOLDER / f"{name}.yaml").read_text().split("folder:")[0]
+    asked = [cell.config for cell in list_cells(study.list_axes(), study.where)]
+    whole = flatten(study.overrides)
+    for root, targets in {
+        (one.get("data.root", whole.get("data.root")), tuple(one.get("data.targets", whole.get("data.targets"))))
+        for one in asked
+    }:
+        if (made := Path(root).parent.name) in written:
+            assert set(targets) <= written[made], root
+        else:
+            assert "a table of yours" in header, root
 
 
 @pytest.mark.parametrize("name", CELLS)

@@ -104,11 +104,17 @@ def prepare_chexpert(
 ) -> Prepared:
     """CheXpert: `train.csv` and `valid.csv`, paths `CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg`.
 
+    An image is found by its path from the patient on: of the large images the training ones lie in folders of other
+    names than the lists say, such as `CheXpert-v1.0 batch 2 (train 1)`.
+
     Args:
         folder: `CheXpert-v1.0` or `CheXpert-v1.0-small`, or what holds it.
         uncertain: What a label -1 becomes; an unknown label is an empty cell, which losses and measures pass over.
         unmentioned: What a label becomes that the report does not name; most publications take it for 0.
         views: `frontal` leaves out lateral images.
+
+    Raises:
+        ValueError: No image of one of the lists is there.
     """
     prepared = Prepared(
         folder,
@@ -117,27 +123,35 @@ def prepare_chexpert(
     lists = {split: find_list(prepared.folder, f"{name}.csv") for name, split in (("train", "train"), ("valid", "val"))}
     as_cell = {"1.0": "1", "0.0": "0", "-1.0": AS_CELL[uncertain], "": AS_CELL[unmentioned]}
     as_cell |= {"1": "1", "0": "0", "-1": AS_CELL[uncertain]}
+    files_of: dict[str, list[str]] = {}
+    for file in prepared.files:
+        if of_patient := re.search(r"patient\d+/.*", file.casefold()):
+            files_of.setdefault(of_patient[0], []).append(file)
     for split, path in lists.items():
         for row in read_csv(path, ["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *CHEXPERT_FINDINGS]):
             name = row.cells["Path"]
-            patient = re.search(r"patient\d+", name)
+            patient = re.search(r"(patient\d+)/.*", name.casefold())
             if wrong := [finding for finding in CHEXPERT_FINDINGS if row.cells[finding] not in as_cell]:
                 prepared.leave_out(name, f"{wrong[0]} {row.cells[wrong[0]]!r} is unknown")
             elif not patient:
                 prepared.leave_out(name, "no patient in its path")
             elif views == "frontal" and row.cells["Frontal/Lateral"] != "Frontal":
                 prepared.leave_out(name, "not frontal, left out as asked for")
-            elif file := prepared.find(name.split("/", 1)[-1]):
+            elif len(found := files_of.get(patient[0], [])) != 1:
+                prepared.leave_out(name, f"{len(found)} files of this name" if found else "no such image")
+            else:
                 cells = {finding.replace(" ", "_"): as_cell[row.cells[finding]] for finding in CHEXPERT_FINDINGS}
                 cells |= {
-                    "patient": patient[0],
+                    "patient": patient[1],
                     "sex": row.cells["Sex"],
                     "age": row.cells["Age"],
                     "view": row.cells["Frontal/Lateral"],
                     "projection": row.cells["AP/PA"],
                     "given_split": split,
                 }
-                prepared.add(file, cells)
+                prepared.add(found[0], cells)
+        if not any(cells["given_split"] == split for cells in prepared.rows.values()):
+            raise ValueError(f"{prepared.folder} has no image of {path.name}")
     prepared.note(f"Uncertain labels (-1) became {uncertain}, labels that are not mentioned {unmentioned}.")
     prepared.note("given_split has no test: the published test labels are elsewhere.")
     return prepared

@@ -28,7 +28,8 @@ def prepare_luna16(folder: str | Path) -> Prepared:
 
     Of each scan the slice through the middle of every nodule is written, and as many without one, evenly spread over
     the rest of the scan's middle half; without nodules one slice. Masks are discs: where the plane cuts the sphere of
-    the annotated diameter. LIDC's own DICOM and XML are not read.
+    the annotated diameter. Scans that are stored from left to right or from back to front are turned. Compressed
+    files, as LUNA16's segmented lungs are, are no scans. LIDC's own DICOM and XML are not read.
 
     Args:
         folder: What holds the list and the subsets.
@@ -48,7 +49,10 @@ def prepare_luna16(folder: str | Path) -> Prepared:
             prepared.leave_out(f"{row.cells['seriesuid']}, line {row.line}", "a nodule that is there twice")
         else:
             nodules[row.cells["seriesuid"]].append(nodule)
-    scans = {scan.stem: scan for scan in sorted(prepared.folder.rglob("*")) if scan.suffix.lower() == ".mhd"}
+    scans: dict[str, Path] = {}
+    headers = [path for path in prepared.folder.rglob("*") if path.suffix.lower() == ".mhd"]
+    for scan in sorted(headers, key=lambda path: (_is_compressed(path), path)):
+        scans.setdefault(scan.stem, scan)
     for series in sorted(nodules.keys() - scans.keys()):
         prepared.leave_out(series, "no scan of this series")
     for series, scan in scans.items():
@@ -59,6 +63,10 @@ def prepare_luna16(folder: str | Path) -> Prepared:
             continue
         _write_slices(prepared, series, nodules.get(series, []), volume, spacing, offset)
     prepared.note("patient is the series: LUNA16 does not say which series are of one patient (888 scans, few twice).")
+    prepared.note(
+        "A slice without a nodule may hold what the list leaves out: nodules below 3 mm, or marked by fewer than three "
+        "of four readers. It comes from the middle half of its scan, a slice with a nodule from anywhere."
+    )
     prepared.note("Gray values are -1000 to 400 HU. Masks are discs of the annotated diameter, no outlines.")
     return prepared
 
@@ -72,21 +80,33 @@ def read_scan(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     Raises:
         ValueError: It is compressed, turned, of another type, or has another number of voxels than the header says.
     """
-    lines = [line.split("=", 1) for line in path.read_text(encoding="latin-1").splitlines() if "=" in line]
-    header = {key.strip(): value.strip() for key, value in lines}
-    if header.get("CompressedData", "False") != "False":
+    header = _read_header(path)
+    if _is_compressed(path):
         raise ValueError("compressed")
     if header["ElementType"] not in PIXELS:
         raise ValueError(f"values of type {header['ElementType']}")
-    turned = header.get("TransformMatrix", "1 0 0 0 1 0 0 0 1").split()
-    if [float(value) for value in turned] != [1, 0, 0, 0, 1, 0, 0, 0, 1]:
+    axes = np.array(header.get("TransformMatrix", "1 0 0 0 1 0 0 0 1").split(), float).reshape(3, 3)
+    if not np.array_equal(np.abs(axes), np.eye(3)):
         raise ValueError("turned axes")
     columns, rows, slices = (int(size) for size in header["DimSize"].split())
     values = np.fromfile(path.with_name(header["ElementDataFile"]), PIXELS[header["ElementType"]])
     if values.size != columns * rows * slices:
         raise ValueError(f"{values.size:,} voxels instead of {columns * rows * slices:,}")
     spacing, offset = (np.array(header[key].split(), float) for key in ("ElementSpacing", "Offset"))
-    return values.reshape(slices, rows, columns), spacing, offset
+    values = values.reshape(slices, rows, columns)
+    for axis in np.flatnonzero(axes.diagonal() < 0):  # stored from the far end
+        values = np.flip(values, 2 - axis)
+        offset[axis] -= spacing[axis] * (values.shape[2 - axis] - 1)
+    return values, spacing, offset
+
+
+def _read_header(path: Path) -> dict[str, str]:
+    lines = [line.split("=", 1) for line in path.read_text(encoding="latin-1").splitlines() if "=" in line]
+    return {key.strip(): value.strip() for key, value in lines}
+
+
+def _is_compressed(path: Path) -> bool:
+    return _read_header(path).get("CompressedData", "False") != "False"
 
 
 def _write_slices(

@@ -153,14 +153,16 @@ class Prepared:
 def find_list(folder: Path, *patterns: str) -> Path:
     """Return the one file below a folder whose name fits the first pattern that any fits, in upper or lower case.
 
+    Copies of it are taken for it.
+
     Raises:
         FileNotFoundError: None fits; the message has the patterns.
-        ValueError: Several fit the same one; the message names them.
+        ValueError: Several fit the same one and hold something else; the message names them.
     """
     files = sorted(path for path in folder.rglob("*") if not path.name.startswith("."))
     for pattern in patterns:
         found = [path for path in files if fnmatchcase(path.name.lower(), pattern.lower()) and path.is_file()]
-        if len(found) > 1:
+        if len(found) > 1 and len({path.read_bytes() for path in found}) > 1:
             raise ValueError(f"{folder} has several {pattern}: {', '.join(map(str, found[:4]))}")
         if found:
             return found[0]

@@ -107,6 +107,25 @@ def test_uncertain_labels_of_chexpert_become_what_is_asked_for(tmp_path, options
     }
 
 
+def test_the_large_images_of_chexpert_lie_in_folders_that_its_lists_do_not_name(tmp_path):
+    lists = tmp_path / "CheXpert-v1.0 batch 1 (validate & csv)"
+    header = ",".join(("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *CHEXPERT_FINDINGS))
+    labels = ",".join(["1.0"] * len(CHEXPERT_FINDINGS))
+    for split, name in (("train", "patient00001"), ("valid", "patient64541")):
+        path = f"CheXpert-v1.0/{split}/{name}/study1/view1_frontal.jpg"
+        write_lines(lists / f"{split}.csv", header, f"{path},Male,50,Frontal,PA,{labels}")
+    write_image(lists / "valid/patient64541/study1/view1_frontal.jpg")
+    with pytest.raises(ValueError, match=r"has no image of train\.csv"):
+        prepare_chexpert(tmp_path)
+    write_image(tmp_path / "CheXpert-v1.0 batch 2 (train 1)/patient00001/study1/view1_frontal.jpg")
+    prepared = prepare_chexpert(tmp_path)
+    assert {cells["patient"]: cells["given_split"] for cells in prepared.rows.values()} == {
+        "patient00001": "train",
+        "patient64541": "val",
+    }
+    assert prepared.left_out == []
+
+
 def test_lung_masks_of_covid_radiography_have_the_size_of_their_image(tmp_path):
     root = tmp_path / "COVID-19_Radiography_Dataset"
     for name in (
