@@ -94,7 +94,7 @@ def read_scan(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         raise ValueError(f"{values.size:,} voxels instead of {columns * rows * slices:,}")
     spacing, offset = (np.array(header[key].split(), float) for key in ("ElementSpacing", "Offset"))
     values = values.reshape(slices, rows, columns)
-    for axis in np.flatnonzero(axes.diagonal() < 0):  # stored from the far end
+    for axis in np.flatnonzero(axes.diagonal() < 0).tolist():  # stored from the far end
         values = np.flip(values, 2 - axis)
         offset[axis] -= spacing[axis] * (values.shape[2 - axis] - 1)
     return values, spacing, offset
