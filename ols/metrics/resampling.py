@@ -259,7 +259,8 @@ def corrected_t_test(differences: Sequence[float], *, test_share: float) -> floa
         test_share: Part of all samples that one test fold holds, in (0, 1): 0.2 for five folds.
 
     Returns:
-        p in [0, 1]; 1 where all differences are 0, and NaN for a single one.
+        p in [0, 1]; 1 where all differences are 0, and NaN for a single one, or where all are the same, as those of
+        small test folds may be: how far others would lie apart is then not known.
 
     Raises:
         ValueError: A difference is not finite, or the share does not lie in (0, 1).
@@ -275,9 +276,9 @@ def corrected_t_test(differences: Sequence[float], *, test_share: float) -> floa
         return math.nan
     if not values.any():
         return 1.0
+    if np.ptp(values) <= 1e-12 * np.abs(values).max():
+        return math.nan
     variance = (1 / n + test_share / (1 - test_share)) * values.var(ddof=1)
-    if variance == 0:
-        return 0.0
     return float(2 * stats.t.sf(abs(values.mean()) / math.sqrt(variance), n - 1))
 
 

@@ -72,10 +72,10 @@ def agreement(
 
     found = both(np.ones(len(first)))
     resampled = resample(both, len(first), resamples=resamples, seed=seed, clusters=patients)
-    observed_low, observed_high = bootstrap_interval(found[0], resampled[:, 0])
+    observed_low, observed_high = np.clip(bootstrap_interval(found[0], resampled[:, 0]), 0, 1)
     low = high = np.asarray(np.nan)
     if np.isfinite(found[2]):
-        low, high = bootstrap_interval(found[2], resampled[np.isfinite(resampled[:, 2]), 2])
+        low, high = np.clip(bootstrap_interval(found[2], resampled[np.isfinite(resampled[:, 2]), 2]), -1, 1)
     observed, chance, kappa = map(float, found)
     return Agreement(
         *(observed, chance, kappa, float(low), float(high), float(observed_low), float(observed_high)),

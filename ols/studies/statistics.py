@@ -42,7 +42,7 @@ class Paired(NamedTuple):
             nothing of others: of two sources that are worth the same for patients at large, one may suit these better
             in every pair.
         p_corrected: Two-sided p of the t-test that knows that training folds overlap, of differences that are averaged
-            over repeats: of other patients, too. NaN for a single fold.
+            over repeats: of other patients, too. NaN for a single fold, so also where all folds test the same images.
         floor: The smallest p that so many pairs can give by flipping signs.
     """
 
@@ -184,7 +184,7 @@ def spearman(x: ArrayLike, y: ArrayLike) -> Correlation:
         y: The other `[n]`.
 
     Returns:
-        All NaN where one does not vary; the interval NaN with less than four pairs.
+        All NaN where one does not vary; the interval NaN with less than four pairs, or where the order is the same.
 
     Raises:
         ValueError: Shapes differ, there are less than two pairs, or a value is not finite.
@@ -201,8 +201,8 @@ def spearman(x: ArrayLike, y: ArrayLike) -> Correlation:
         ranks, others = stats.rankdata(x) - (n + 1) / 2, stats.rankdata(y) - (n + 1) / 2
         of_orders = np.array(list(permutations(others))) @ ranks
         p_value = float(np.mean(np.abs(of_orders) >= abs(others @ ranks) - 1e-9))
-    if n < 4 or abs(value) == 1:
-        return Correlation(value, *((math.nan, math.nan) if n < 4 else (value, value)), p_value, n)
+    if n < 4 or math.isclose(abs(value), 1):
+        return Correlation(value, math.nan, math.nan, p_value, n)
     half = Z * math.sqrt((1 + value**2 / 2) / (n - 3))
     low, high = math.tanh(math.atanh(value) - half), math.tanh(math.atanh(value) + half)
     return Correlation(value, low, high, p_value, n)

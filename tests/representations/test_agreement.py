@@ -83,3 +83,10 @@ def test_predictions_that_cannot_be_compared_are_refused():
     for message, second in cases.items():
         with pytest.raises(ValueError, match=message):
             agreement_of_predictions(first, second)
+
+
+def test_intervals_of_near_perfect_agreement_end_at_1():
+    first = np.arange(40) > 1
+    found = agreement(first, np.where(np.arange(40) == 5, ~first, first))
+    assert found.observed < found.observed_high == 1
+    assert found.kappa < found.high <= 1

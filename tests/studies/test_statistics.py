@@ -94,6 +94,9 @@ def test_a_rank_correlation_of_few_is_tested_over_all_orders():
 
 def test_a_rank_correlation_that_does_not_exist_is_nan():
     assert math.isnan(spearman([1, 1, 1], [1, 2, 3]).value)
+    assert math.isnan(
+        spearman([1, 2, 3, 4, 5], [1, 2, 3, 4, 5]).low
+    )  # the same order says nothing of how far off it may be
     with pytest.raises(ValueError, match="two finite quantities"):
         spearman([1, 2], [1, math.nan])
 

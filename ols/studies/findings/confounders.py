@@ -1,6 +1,6 @@
 """The section of a study's page on a confounder: each test against the share of images that carry it."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 from ols.evaluation.confounder_page import draw_confounder
@@ -25,14 +25,22 @@ def confounder_section(ways: Sequence[Way], along: str) -> Section | None:
         along: Axis whose values are compared.
     """
     settings: dict[tuple[tuple[str, str], ...], list[Way]] = {}
+    forms = {form for way in ways for cell in way.chosen for form in cell.forms}
     for way in ways:
-        if CONFOUNDER_SHARE in way.labels and along != CONFOUNDER_SHARE and all(cell.forms for cell in way.chosen):
+        tested = bool(forms) and all(
+            forms <= cell.forms.keys() for cell in way.chosen
+        )  # no cell is still at work on it
+        if tested and CONFOUNDER_SHARE in way.labels and along != CONFOUNDER_SHARE:
             rest = tuple((axis, label) for axis, label in way.labels.items() if axis not in (along, CONFOUNDER_SHARE))
             settings.setdefault(rest, []).append(way)
     parts: list[Any] = []
     for setting, own in settings.items():
         title = describe(dict(setting)) or "the confounder"
-        report, trainings = _report(own, along)
+        shared = set.intersection(*(way.repetitions for way in own))
+        if not shared:
+            parts.append(Text(f"{title}: the values of {along} and the shares have no fold and seed in common yet."))
+            continue
+        report, trainings = _report(own, along, shared), len(shared)
         parts.append(Text(f"{title}, {count_of(trainings, 'training')} a point", "heading"))
         caption = "Bands: 95 % over patients. Dashed: chance; for ECE and confidence less accuracy, 0."
         parts.append(Drawings([Drawing(draw_confounder(report), f"Tests of {title} against its share", caption)]))
@@ -48,20 +56,19 @@ def confounder_section(ways: Sequence[Way], along: str) -> Section | None:
     return Section("confounder", "Under the confounder", [Text(lede, "introduction"), *parts])
 
 
-def _report(ways: Sequence[Way], along: str) -> tuple[ConfounderReport, int]:
-    """Compare the ways in the folds and seeds that all of them have; return also how many these are."""
-    shared = set.intersection(*(way.repetitions for way in ways))
+def _report(ways: Sequence[Way], along: str, shared: Container[tuple[str, str]]) -> ConfounderReport:
+    """Compare the ways in folds and seeds that all of them have."""
     tests = {}
     for way in sorted(ways, key=lambda way: number_of(way.labels[CONFOUNDER_SHARE])):
-        cells = {repetition(cell.labels): cell for cell in way.chosen}
+        cells = {key: cell for cell in way.chosen if (key := repetition(cell.labels)) in shared}
         for form in way.chosen[0].forms:
-            found = {" ".join(key): cells[key].forms[form] for key in sorted(shared)}
+            found = {" ".join(key): cells[key].forms[form] for key in sorted(cells)}
             positive = way.chosen[0].task.state["positive"]
             arm = Arm(way.labels[along], number_of(way.labels[CONFOUNDER_SHARE]), form)
             tests[arm] = BinaryOutputs.of_trainings(found, positive)
     order = list(dict.fromkeys(way.labels[along] for way in ways))
     tests = dict(sorted(tests.items(), key=lambda item: order.index(item[0].source)))
-    return confounder_report(tests, resamples=RESAMPLES), len(shared)
+    return confounder_report(tests, resamples=RESAMPLES)
 
 
 def _measures(report: ConfounderReport, along: str) -> Table:

@@ -52,8 +52,8 @@ class Difference:
         delong: Where there is one fold, one seed, and one image a patient: by DeLong's formula.
         trainings: Over pairs of the same fold and seed; None without a pair that both have a number for.
         p_patients: That of `together`, adjusted by Holm over the family.
-        p_trainings: The corrected t-test's where there are several folds, else that of flipping signs; likewise
-            adjusted. NaN with less than two pairs.
+        p_trainings: The corrected t-test's where there are several folds with test images of their own, else that of
+            flipping signs; likewise adjusted. NaN with less than two pairs, or where all folds differ by the same.
         family: Number of differences of this measure.
     """
 
@@ -182,7 +182,7 @@ def _differences(
         differences, len(base.sample_ids), resamples=resamples, seed=seed, clusters=np.array(base.patients)
     )
     by_training = [_by_training(way, names) for way in (first, second)]
-    folds = max(len(way.folds) for way in ones.values())
+    folds = 1 if base.has_fixed_test else max(len(way.folds) for way in ones.values())  # with other patients in each
     found = []
     for number, name in enumerate(names):
         # Columns: first together and within folds, second together and within folds
@@ -193,7 +193,8 @@ def _differences(
             p_trainings = math.nan
         else:
             p_trainings = trainings.p_corrected if folds > 1 else trainings.p_sign_flip
-        delong = _delong(base, others[seeds[0]]) if name == "auc" and len(seeds) == folds == 1 else None
+        single = len(seeds) == len(base.folds) == 1
+        delong = _delong(base, others[seeds[0]]) if name == "auc" and single else None
         labels = (first.labels[along], second.labels[along])
         values = (float(at[0]), float(at[2]))
         found.append(
@@ -248,7 +249,8 @@ def _trainings(
         return None
     free = [axis for axis in by_training[0][name][0].labels if axis not in (FOLD, SEED, along)]
     cells = [cell for each in by_training for cell in each[name]]
-    return paired_trainings(cells, along, first, second, test_share=1 / max(folds, 2), free=free)
+    repeats = (SEED,) if folds > 1 else (FOLD, SEED)
+    return paired_trainings(cells, along, first, second, test_share=1 / max(folds, 2), free=free, repeats=repeats)
 
 
 def _delong(first: OutOfFold, second: OutOfFold) -> PairedDifference | None:

@@ -81,11 +81,11 @@ def write_study_page(
             raise ValueError(f"{axis!r} is no axis of numbers beside {along}; there are {', '.join(ways[0].labels)}")
     seeds = len({cell.labels.get(SEED, "") for cell in cells})
     folds = len({cell.labels.get(FOLD, "") for cell in cells})
-    hours = sum(cell.seconds or 0 for cell in cells) / 3600
+    timed = [cell.seconds for cell in cells if cell.seconds is not None]
     planned = len(cells) if planned is None else planned
     count = count_of(len(cells), "cell") if len(cells) == planned else f"{len(cells):,} of {planned:,} cells"
     facts = [count, f"compared along {along}", count_of(folds, "fold"), count_of(seeds, "seed")]
-    facts.append(f"{hours:.1f} hours")
+    facts.append(f"{sum(timed) / 3600:.1f} hours" + (f" of {len(timed)} cells" if len(timed) < len(cells) else ""))
     said = sentences([one for one in differences if one.measure in {way.measure for way in ways}])
     cannot = unpaired(differences, ways, along, reference, missing=planned - len(cells))
     cannot += limits(differences, ways, seeds=seeds)

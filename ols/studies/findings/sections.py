@@ -349,11 +349,13 @@ def _correlations(ways: Sequence[Way], along: str, free: Sequence[str]) -> list[
         groups.setdefault(f"{way.labels[along]} {_panel(way, along, *free)}".strip(), []).append(way)
     words = []
     for name, own in groups.items():
+        left_out = len(own) - len(own := [way for way in own if math.isfinite(way.choice.mean)])
         if len({way.chosen[0].parameters for way in own}) < 2:
             continue
         found = spearman([way.chosen[0].parameters for way in own], [way.choice.mean for way in own])
         limits = "no interval" if math.isnan(found.low) else f"95 % interval {found.low:.2f} to {found.high:.2f}"
         few = f"; {found.pairs} networks are few" if found.pairs <= 16 else ""
+        few += f"; without {left_out} whose measure is undefined" if left_out else ""
         words.append(Text(f"{name}: Spearman {found.value:.2f} ({limits}), p {p_text(found.p_value)}{few}."))
     return words
 

@@ -49,7 +49,8 @@ def measure_way(way: Way, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[
         seed: Of the draws.
 
     Returns:
-        Value, lower and upper end by name: the measure that chose, of classes also Brier score and AURC.
+        Value, lower and upper end (NaN where no draw differs) by name: the measure that chose, of classes also Brier
+        score and AURC.
     """
     trained = list(way.by_seed().values())
     patients = {name: patient for one in trained for name, patient in zip(one.sample_ids, one.patients, strict=True)}
@@ -69,7 +70,16 @@ def measure_way(way: Way, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[
     at = means(np.ones((1, len(place))))[0]
     drawn = resample(means, len(place), resamples=resamples, seed=seed, clusters=np.array(list(patients.values())))
     found = {name: PairedDifference.of_draws(*one) for name, *one in zip(names, at, drawn.T, strict=True)}
-    return {name: (one.difference, one.low, one.high) for name, one in found.items()}
+    return {name: (one.difference, *_possible(name, one.low, one.high)) for name, one in found.items()}
+
+
+def _possible(name: str, low: float, high: float) -> tuple[float, float]:
+    """Return an interval without values that the measure cannot have; NaN where no draw differs from another."""
+    if low == high:
+        return math.nan, math.nan
+    least = -math.inf if name == "r2" else 0.0
+    most = 1.0 if find_measure(name).higher_is_better or name in ("aurc", "brier_positive") else math.inf
+    return max(low, least), min(high, most)
 
 
 def _cell(name: str, values: dict[str, tuple[float, float, float]]) -> Cell:

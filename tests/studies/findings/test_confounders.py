@@ -59,3 +59,12 @@ def test_what_a_page_does_not_know_of_is_left_out(cells):
     less = [cell for cell in cells if (cell.labels["source"], cell.labels["seed"]) != ("own", "1")]
     section = confounder_section(choose_ways(less), "source")
     assert "2 trainings a point" in section.parts[1].text  # those that both starts have
+    apart = [cell for cell in cells if (cell.labels["source"] == "own") == (cell.labels["seed"] == "1")]
+    _, said = confounder_section(choose_ways(apart), "source").parts
+    assert "no fold and seed in common yet" in said.text
+    first, *others = cells
+    begun = [replace(first, forms={"clean": first.forms["clean"]}), *others]
+    shown = {
+        row.cells[0].text + row.cells[1].text for row in confounder_section(choose_ways(begun), "source").parts[3].rows
+    }
+    assert len(shown) == 3  # without the way whose columns are at work

@@ -79,6 +79,8 @@ def test_of_a_fixed_test_models_are_averaged_and_patients_are_drawn_in_all_folds
     ours, theirs = (roc_auc_score(*_scores(_of(cells, s, fold="0"))) for s in ("radimagenet", "imagenet"))
     assert one.values == pytest.approx((ours, theirs))
     assert one.together == one.within
+    assert np.isnan(one.trainings.p_corrected)  # which answers for other patients: these are the same in every fold
+    assert one.p_trainings == one.trainings.p_sign_flip
     of_one = [cell for cell in cells if cell.labels["fold"] == "0"]
     alone, *_ = compare_along(choose_ways(of_one), "source", resamples=300)
     assert one.together == pytest.approx(alone.together)  # as wide as with one fold

@@ -1,5 +1,6 @@
 import csv
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -10,10 +11,11 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from ols.evaluation.predictions import Predictions
 from ols.studies.findings.page import write_study_page
-from ols.studies.findings.sections import conditions_section
+from ols.studies.findings.sections import conditions_section, number_section
 from ols.studies.findings.trainings import choose_ways
 from ols.studies.results import CellResult
 from ols.tasks import build_task
+from ols.tasks.report.parts import Text
 
 
 class _Links(HTMLParser):
@@ -203,3 +205,20 @@ def test_a_study_of_masks_has_its_page_and_compares_their_overlap(tmp_path, undr
         (np.mean(dice["imagenet"]), np.mean(dice["none"]))
     )
     assert "imagenet against none: better for other patients" in (tmp_path / "study.md").read_text()
+
+
+def test_a_way_whose_measure_is_undefined_is_left_out_of_the_correlation_with_size(make_cells):
+    cells = make_cells({"none": 0.4, "imagenet": 0.8}, folds=2, images=40)
+    sized = [
+        replace(cell, labels={"model": name, **cell.labels}, parameters=size)
+        for name, size in (("small", 1), ("middle", 2), ("large", 3))
+        for cell in cells
+    ]
+    one_class = [replace(cell.test, targets=torch.zeros_like(cell.test.targets)) for cell in sized]
+    known = [
+        replace(cell, test=test) if (cell.labels["model"], cell.labels["source"]) == ("large", "none") else cell
+        for cell, test in zip(sized, one_class, strict=True)
+    ]
+    texts = [part.text for part in number_section(choose_ways(known), "source", []).parts if isinstance(part, Text)]
+    (said,) = [text for text in texts if text.startswith("none")]
+    assert "2 networks are few; without 1 whose measure is undefined" in said

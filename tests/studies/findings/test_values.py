@@ -52,3 +52,12 @@ def test_the_table_has_a_row_for_each_way_with_its_ece_beside_the_null(make_cell
         assert row.cells[-1].text == f"{metrics['ece']:.4f}"
         assert row.cells[-1].beside.startswith(f"({metrics['ece_low']:.4f} to ")
         assert row.cells[-1].beside.endswith(f"null {metrics['ece_null']:.4f})")
+
+
+def test_an_interval_ends_where_the_measure_does_and_is_none_where_no_draw_differs(make_cells):
+    good = measure_way(choose_ways(make_cells({"imagenet": 1.2}, images=120))[0], resamples=200)
+    assert good["auc"][0] < good["auc"][2] == 1
+    assert 0 <= good["aurc"][1] < good["aurc"][0]
+    perfect = measure_way(choose_ways(make_cells({"imagenet": 20.0}, images=60))[0], resamples=200)
+    assert perfect["auc"][0] == 1
+    assert np.isnan(perfect["auc"][1:]).all()
