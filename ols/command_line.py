@@ -23,8 +23,11 @@ SWITCHES = ("dry_run", "profile")  # may stand on the command line without a val
 
 
 @contextmanager
-def one_line_errors() -> Iterator[None]:
+def one_line_errors(failed: list[str] | None = None) -> Iterator[None]:
     """Give what a user can mend one line instead of a traceback: a path or a value that is wrong.
+
+    Args:
+        failed: Takes the message, and the program goes on behind the block.
 
     Raises:
         SystemExit: In place of an OSError or a ValueError of the block, with status 2.
@@ -33,7 +36,9 @@ def one_line_errors() -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:
         print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+        if failed is None:
+            raise SystemExit(2) from error
+        failed.append(str(error))
 
 
 class NearestKeyParser(ArgumentParser):

@@ -5,47 +5,22 @@ hit the lesion (--boxes or --masks), and what a confounder does to it (--confoun
 test lie in `evaluation/<form>` then. What is there of the same weights, images and options is not done again.
 """
 
-from collections.abc import Sequence
+import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
 from ols.command_line import one_line_errors
-from ols.data.options import CONFOUNDER_STRENGTHS, ConfoundingOptions
+from ols.data.options import ConfoundingOptions
+from ols.studies.columns import asked_columns, parse_column_options
 
 if TYPE_CHECKING:
     from ols.data.loading import Place
     from ols.evaluation.opened import Opened
 
 FORMS = ("matched", "clean", "inverted")
-
-
-def parse_options(argv: Sequence[str] | None = None) -> Namespace:
-    """Read the command line; a wrong option ends the process with a message that names it."""
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", nargs="+", help="folders of runs")
-    parser.add_argument("--similarity", action="store_true", help="each layer before and after training: CCA and CKA")
-    parser.add_argument("--rows", type=int, default=10_000, help="most points of images that layers are compared in")
-    parser.add_argument("--boxes", type=str | None, help="localisation: CSV with filename and boxes")
-    parser.add_argument("--masks", type=str | None, help="localisation: CSV with filename and a column mask")
-    parser.add_argument("--explain", default="true", help="true: evidence for an image's class; predicted; or a class")
-    parser.add_argument(
-        "--confounder",
-        choices=("own", *CONFOUNDER_STRENGTHS),
-        help="own: that of the run; or another one, at its default strength, for runs trained without",
-    )
-    parser.add_argument("--data.root", type=str | None, help="data set, by default that of the run")
-    parser.add_argument("--batch_size", type=int, default=64, help="images per forward pass")
-    parser.add_argument("--threads", type=int | None, help="torch's threads, by default all cores")
-    parser.add_argument("--device", choices=("auto", "cpu"), default="auto", help="cpu uses no accelerator")
-    options = parser.parse_args(argv)
-    if options.boxes and options.masks:
-        parser.error("what should be looked at: name one of --boxes and --masks")
-    if not (options.similarity or options.boxes or options.masks or options.confounder):
-        parser.error("no columns are asked for: name --similarity, --boxes or --masks, or --confounder")
-    return options
 
 
 def main(options: Namespace) -> None:
@@ -66,24 +41,20 @@ def main(options: Namespace) -> None:
     torch.set_num_threads(options.threads or available_cores())
     place = Place(accelerator.device)
     measures = {"similarity": similarity, "localisation": localisation, "confounder": confounder}
-    asked: dict[str, Any] = {}
-    if options.similarity:
-        asked["similarity"] = {"rows": options.rows}
-    if regions := options.boxes or options.masks:
-        asked["localisation"] = {"marked_by": regions, "explain": options.explain}
-    if options.confounder:
-        asked["confounder"] = options.confounder
+    asked = asked_columns(options)
+    failed: list[str] = []
     for run in map(Path, options.runs):
-        with one_line_errors():
+        with one_line_errors(failed):
             trained = find_trained(run)
             opened, path = open_trained(trained, root=options.data.root), RunFolder(run).columns
+            earlier = RunFolder(run).earlier_columns
             of = {"weights": trained.checksum(), "images": opened.loader("test").fingerprint()}
-            record = read_record(path) if path.is_file() else {}
+            record = next((read_record(file) for file in (path, earlier) if file.is_file()), {})
             if {name: record.get(name) for name in of} != of:
                 record = {**of, "asked": {}, "columns": {}}
             record["data"] = opened.places()
             missing = [family for family in asked if record["asked"].get(family) != asked[family]]
-            if not missing:
+            if not missing and path.is_file():
                 print(f"{path}: of these weights, images and options, kept")
                 continue
             for family in missing:
@@ -92,8 +63,11 @@ def main(options: Namespace) -> None:
                 record["columns"] = others | found
                 record["asked"][family] = asked[family]
             write_record(path, {name: record[name] for name in (*of, "data", "asked", "columns")})
+            earlier.unlink(missing_ok=True)
             print(f"{path}: {len(record['columns'])} columns")
     accelerator.end_training()
+    if failed:
+        sys.exit(2)
 
 
 def similarity(opened: "Opened", options: Namespace, place: "Place") -> dict[str, float]:
@@ -120,7 +94,11 @@ def localisation(opened: "Opened", options: Namespace, place: "Place") -> dict[s
     from ols.localisation.regions import Boxes, MaskFiles, marked_images
 
     data, task = opened.data, opened.task
-    regions = Boxes(Path(options.boxes)) if options.boxes else MaskFiles(Path(options.masks))
+    findings = options.findings.split(",") if options.findings else ()
+    if options.boxes:
+        regions: Boxes | MaskFiles = Boxes(Path(options.boxes), findings=findings)
+    else:
+        regions = MaskFiles(Path(options.masks), column=options.mask_column)
     marked = marked_images(regions, data.sources, data.pools)
     if not len(marked["test"]):
         raise ValueError(f"{opened.trained.name}: no image of test is marked: there is nothing to hit")
@@ -129,6 +107,7 @@ def localisation(opened: "Opened", options: Namespace, place: "Place") -> dict[s
         opened.trained.load(task.classes).to(place.device),
         {s: opened.loader(s, pool=marked[s], batch_size=options.batch_size, place=place) for s in splits},
         regions,
+        kind=options.kind,
         classes={
             split: explained_classes(options.explain, task.kind, task.classes, data.sources[split].targets)
             for split in splits
@@ -180,4 +159,4 @@ def confounding_of(opened: "Opened", name: str, positive: str) -> ConfoundingOpt
 
 
 if __name__ == "__main__":
-    main(parse_options())
+    main(parse_column_options())

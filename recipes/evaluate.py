@@ -120,12 +120,13 @@ def main(options: Namespace) -> None:
             if options.subgroups:
                 check_subgroups(task)
                 read_attributes(sources["val"], options.subgroups)
-            work.append((trained, task, folder, opened.root, pools, sources, trained.load(task.classes)))
+            work.append((trained, task, folder, opened.root, pools, sources))
 
     # Predict
-    for trained, task, folder, root, pools, sources, model in work:
+    for trained, task, folder, root, pools, sources in work:
         weights = trained.checksum()
-        model.to(accelerator.device)
+        with one_line_errors():
+            model = trained.load(task.classes).to(accelerator.device)
         for split, source in sources.items():
             path = folder / f"{split}.safetensors"
             pool = np.sort(pools[split])
@@ -155,7 +156,7 @@ def main(options: Namespace) -> None:
 
     # Report, from what was saved
     if accelerator.is_main_process and options.report:
-        for trained, task, folder, _, _, sources, _ in work:
+        for trained, task, folder, _, _, sources in work:
             predictions = {split: load_predictions(folder / f"{split}.safetensors") for split in sources}
             splits = options.splits[::-1]  # the last one is shown in full
             report = task.build_report(predictions, splits, soft_labels=trained.soft_labels)

@@ -18,7 +18,8 @@ import yaml
 from ols.command_line import NearestKeyParser, one_line_errors
 from ols.data.sources.opening import find_form
 from ols.runs.folder import RunFolder, locked
-from ols.studies.grid import Run, Study, plan_runs
+from ols.studies.columns import are_columns_there
+from ols.studies.grid import Run, Study, keep_apart, plan_runs
 from ols.studies.jobs import Ended, Job
 from ols.studies.labels import LOSS, SEED, is_within
 from ols.studies.launchers.local import run_jobs
@@ -78,6 +79,7 @@ def main(study: Study, runs: list[Run], *, dry_run: bool) -> int:
             run = by_name[job.name]
             state = "complete" if run.is_complete else "continues" if run.has_begun else "to do"
             print(f"{state:9}  {shlex.join(job.command)}")
+        print(Progress(folder / "cells.csv", runs, logs).describe())
         print(estimate_time(seconds, runs, parallel=study.parallel))
         print(estimate_memory(runs, logs, parallel=study.parallel))
         print(estimate_disk(runs))
@@ -102,6 +104,7 @@ def _run(study: Study, by_name: dict[str, Run], jobs: list[Job]) -> int:
     from ols.training.inputs import make_inputs  # takes seconds
 
     with one_line_errors():
+        keep_apart(study)
         for run in runs:
             split = Path(run.config.split.file or "")
             make_inputs(run.config, folds=split if split.parent == folder / "folds" else None)
@@ -127,17 +130,12 @@ def _run(study: Study, by_name: dict[str, Run], jobs: list[Job]) -> int:
     progress.update(running=())
 
     # Evaluate, and add the columns that the study asks for
-    complete = [run.run_dir for run in runs if run.is_complete]
-    after = {"evaluate": ([], lambda folder: folder.predictions("test"))} if study.evaluate else {}
-    after |= {"columns": (study.columns, lambda folder: folder.columns)} if study.columns else {}
-    for recipe, (options, result) in after.items():
-        missing = [run_dir for run_dir in complete if not result(RunFolder(run_dir)).is_file()]
-        if not missing or any(ended.outcome == "stopped" for ended in ends):
-            continue
-        command = [*study.command, _recipe(f"{recipe}.py"), *map(str, missing), *options]
-        for ended in launch(study, [Job(recipe, command, [result(RunFolder(run_dir)) for run_dir in missing])], logs):
-            ends.append(ended)
-            report(ended)
+    complete = [RunFolder(run.run_dir) for run in runs if run.is_complete]
+    for further in (evaluations, further_columns):
+        if not any(ended.outcome == "stopped" for ended in ends):
+            for ended in launch(study, further(study, complete), logs):
+                ends.append(ended)
+                report(ended)
     progress.update(names=by_name)
     progress.write()
 
@@ -160,6 +158,26 @@ def _run(study: Study, by_name: dict[str, Run], jobs: list[Job]) -> int:
     page = write_comparison_page(folder / "runs", find_task(tasks.pop()), runs=list(by_name)) if len(tasks) == 1 else ""
     print(f"curves       tensorboard --logdir {folder}/runs{page and f', then open {page}'}")
     return 130 if "stopped" in outcomes else int("failed" in outcomes)
+
+
+def evaluations(study: Study, complete: Sequence[RunFolder]) -> list[Job]:
+    """Return a job for each run that has not predicted its test images."""
+    missing = [run for run in complete if study.evaluate and not run.predictions("test").is_file()]
+    return [_further(study, run, "evaluate", [], run.predictions("test")) for run in missing]
+
+
+def further_columns(study: Study, complete: Sequence[RunFolder]) -> list[Job]:
+    """Return a job for each run without the columns that the study asks for; those of other options are put aside."""
+    missing = [run for run in complete if study.columns and not are_columns_there(run, study.columns)]
+    for run in missing:
+        if run.columns.is_file():
+            run.columns.replace(run.earlier_columns)
+    return [_further(study, run, "columns", study.columns, run.columns) for run in missing]
+
+
+def _further(study: Study, run: RunFolder, recipe: str, options: Sequence[str], result: Path) -> Job:
+    command = [*study.command, _recipe(f"{recipe}.py"), str(run.path), *options]
+    return Job(f"{recipe}-{run.path.name}", command, [result])
 
 
 def launch(

@@ -148,7 +148,7 @@ def test_values_and_the_interval_over_trainings_follow_from_the_scores(table, mi
     assert row in (RESULTS / "table.md").read_text()
 
 
-@pytest.mark.parametrize(("table", "whole", "shrunk"), [("phantoms", 0.635, 0.602), ("nih1000", 0.623, 0.558)])
+@pytest.mark.parametrize(("table", "whole", "shrunk"), [("phantoms", 0.635, 0.602), ("nih1000", 0.626, 0.628)])
 def test_a_shrunk_test_set_and_a_shrunk_validation_both_change_the_result(table, whole, shrunk, tables):
     cells = _of(tables, table)
     pairs = list(_pairs(cells, "shares that shrink the test set"))
@@ -159,7 +159,7 @@ def test_a_shrunk_test_set_and_a_shrunk_validation_both_change_the_result(table,
         others += not np.allclose(right[3][there], wrong[3], atol=1e-3)
     assert np.mean([roc_auc_score(*right[2:]) for _, right in pairs]) == pytest.approx(whole, abs=5e-4)
     assert np.mean(on_shrunk) == pytest.approx(shrunk, abs=5e-4)
-    assert (others, len(pairs)) == {"phantoms": (6, 9), "nih1000": (2, 3)}[table]
+    assert (others, len(pairs)) == {"phantoms": (6, 9), "nih1000": (5, 6)}[table]
     assert len(cells) > 100
 
 

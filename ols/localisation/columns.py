@@ -11,7 +11,6 @@ from ols.localisation.measurement import CENTRE, localise
 from ols.localisation.regions import Regions
 from ols.localisation.summary import choose_thresholds, scores_at, summarise
 
-KIND = "grad_cam"
 SHOWN = ("dice", "dice_own_area", "pointing", "energy")
 
 
@@ -21,24 +20,28 @@ def localisation_columns(
     regions: Regions,
     *,
     classes: Mapping[str, NDArray | None],
+    kind: str = "grad_cam",
 ) -> dict[str, float]:
-    """Score Grad-CAM and the centre prior against the marked test images, at thresholds chosen on validation.
+    """Score a network's maps and the centre prior against the marked test images, at thresholds chosen on validation.
 
     Args:
         model: Of timm's, on the loaders' device.
         loaders: Marked images of `test`, and of `val`, without which there is no threshold, and no Dice at one.
         regions: Their masks.
         classes: Class to look for in each image of each split's data set, int64; None for the one that is predicted.
+        kind: Kind of map, see `activation_maps`.
 
     Returns:
         `localisation/<measure>` (`dice` at the chosen threshold, `dice_own_area`, `pointing`, `energy`), each beside
         that of the centre prior, `localisation/<measure>_centre_prior`; and `localisation/images`.
     """
-    found = {split: localise(model, loader, regions, classes=classes[split]) for split, loader in loaders.items()}
+    found = {
+        split: localise(model, loader, regions, classes=classes[split], kind=kind) for split, loader in loaders.items()
+    }
     thresholds = choose_thresholds(found["val"]) if "val" in found else {}
     summary = summarise(scores_at(found["test"], thresholds), resamples=1)
     columns = {"localisation/images": float(summary.images)}
-    for name, end in ((KIND, ""), (CENTRE, f"_{CENTRE}")):
+    for name, end in ((kind, ""), (CENTRE, f"_{CENTRE}")):
         means = summary.maps[name]
         columns |= {f"localisation/{measure}{end}": means[measure].mean for measure in SHOWN if measure in means}
     return {name: value for name, value in columns.items() if not math.isnan(value)}

@@ -63,6 +63,7 @@ class RunFolder:
         self.last_file = self.export / "config.json"  # of all that a run writes
         self.evaluation = self.path / "evaluation"
         self.columns = self.path / "columns.json"  # further numbers that a study asked for
+        self.earlier_columns = self.path / "columns.earlier.json"  # those of other options, while new ones are made
         self.probe = self.path / "probe.json"  # of heads on frozen features, which are no run that is trained
         self.unreadable_samples = self.path / "unreadable_samples.json"
         self.nonfinite_samples = self.path / "nonfinite_samples.json"

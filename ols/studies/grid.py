@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from ols.command_line import parse_config
 from ols.config import Config, FinetuneConfig, ProbeConfig
-from ols.files import read_record
+from ols.files import read_record, write_record
 from ols.runs.folder import RunFolder, config_differences, flat_config, flatten
 from ols.studies.axes import (
     HASH_BYTES,
@@ -24,6 +24,7 @@ from ols.studies.axes import (
     check_rules,
     list_cells,
 )
+from ols.studies.columns import check_columns
 from ols.studies.labels import FOLD, SEED, SHARE, is_within
 from ols.studies.launchers.slurm import Slurm
 
@@ -55,11 +56,10 @@ class Study:
         command: Command that starts a Python script, such as `[torchrun, --nproc_per_node, 8]`.
         launcher: Where runs run: `local` is this machine.
         slurm: What a job asks for, where the launcher is SLURM.
-        parallel: Runs at a time, or jobs of SLURM; on one machine each run takes all cores unless `train.threads` says
-            otherwise.
+        parallel: Runs at a time, or jobs of SLURM. On one machine each run has its part of the cores and of the GPUs.
         evaluate: Write the predictions of complete runs at the end.
         columns: Further numbers of each cell: what `recipes/columns.py` takes beside runs, such as `[--similarity]` or
-            `[--confounder, own]`. A cell that has its `columns.json` keeps it.
+            `[--confounder, own]`. A cell that has them of these options keeps them.
         question: What the study asks: the title of its page.
         along: Axis whose values are compared on its page, with the first one; by default the first of several values
             that is neither fold, seed, share nor chosen over.
@@ -102,6 +102,10 @@ class Study:
         check_rules(axes, self.where)
         check_overrides(axes, flatten(self.overrides))
         self._check_comparison()
+        if self.columns and self.recipe == "probe":
+            raise ValueError("columns are of trained networks, and a probe trains none")
+        if self.columns:
+            check_columns(self.columns)
         names: dict[str, Cell] = {}
         cells = list_cells(axes, self.where)
         if not cells:
@@ -180,6 +184,24 @@ class Run:
     def has_begun(self) -> bool:
         """Whether its folder holds something to continue, or all of it."""
         return self.is_complete or bool(RunFolder(self.run_dir).list_checkpoints())
+
+
+def keep_apart(study: Study) -> None:
+    """Make sure that the folder of a study holds no other one, and write down which it holds.
+
+    Values of axes may come and go; the recipe and the names of the axes are what it is.
+
+    Raises:
+        ValueError: It holds another study; the message has what differs.
+    """
+    file, own = Path(study.folder, "study.json"), {"recipe": study.recipe, "axes": list(study.axes)}
+    there = read_record(file) if file.is_file() else own
+    for key, value in own.items():
+        if there[key] != value:
+            raise ValueError(
+                f"{study.folder} holds another study: its {key} {there[key]}, here {value}. Name another folder."
+            )
+    write_record(file, own)
 
 
 def plan_runs(study: Study, source: Path, overrides: Sequence[str] = ()) -> list[Run]:

@@ -47,7 +47,7 @@ def folder(tmp_path_factory):
 def _columns(folder, *options, root="set"):
     run = [str(folder / "net"), f"--data.root={folder / root}", "--device=cpu", "--threads=1"]
     with accelerate_begins_anew():
-        columns.main(columns.parse_options([*run, *map(str, options)]))
+        columns.main(columns.parse_column_options([*run, *map(str, options)]))
     return read_record(folder / "net" / "columns.json")["columns"]
 
 
@@ -119,7 +119,7 @@ def test_what_cannot_be_measured_is_named_on_one_line(folder, capsys):
             _columns(folder, option)
         assert message in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        columns.parse_options(["net"])
+        columns.parse_column_options(["net"])
     assert "no columns are asked for" in capsys.readouterr().err
 
 
@@ -142,7 +142,7 @@ def test_columns_of_other_images_are_measured_anew_and_the_record_says_of_which(
 def test_a_run_that_learned_nothing_is_like_its_own_start_of_fresh_weights(train):
     run = train("idle", "--train.epochs=1", "--optim.peak_lr=1e-30", "--optim.weight_decay=0", "--seed=5")
     with accelerate_begins_anew():
-        columns.main(columns.parse_options([str(run), "--similarity", "--device=cpu", "--threads=1"]))
+        columns.main(columns.parse_column_options([str(run), "--similarity", "--device=cpu", "--threads=1"]))
     found = {n: v for n, v in read_record(run / "columns.json")["columns"].items() if n.endswith("/cka")}
     assert len(found) >= 4
     assert all(value == pytest.approx(1, abs=1e-5) for value in found.values())

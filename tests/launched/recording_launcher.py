@@ -15,8 +15,8 @@ from pathlib import Path
 
 record = Path(os.environ["STUDY_RECORD"])
 script, *arguments = sys.argv[1:]
-if Path(script).name == "evaluate.py":
-    name, run_dir = "evaluate", None
+if Path(script).name in ("evaluate.py", "columns.py"):
+    name, run_dir = f"{Path(script).stem}-{Path(arguments[0]).name}", None
 else:
     (run_dir,) = (Path(a.removeprefix("--run_dir=")) for a in arguments if a.startswith("--run_dir="))
     name = run_dir.name
@@ -34,10 +34,16 @@ if (record / f"{name}.stop").exists():
     os.kill(os.getppid(), signal.SIGTERM)
 while (record / f"{name}.hold").exists() and not stopped:
     time.sleep(0.05)
-if run_dir is None:
-    for folder in map(Path, arguments):
-        (folder / "evaluation").mkdir()
-        (folder / "evaluation" / "test.safetensors").touch()
+if Path(script).name == "evaluate.py":
+    (Path(arguments[0]) / "evaluation").mkdir()
+    (Path(arguments[0]) / "evaluation" / "test.safetensors").touch()
+elif Path(script).name == "columns.py":
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+    from ols.files import write_record
+    from ols.studies.columns import asked_columns, parse_column_options
+
+    asked = asked_columns(parse_column_options(arguments))
+    write_record(Path(arguments[0]) / "columns.json", {"asked": asked, "columns": {"similarity/stem/cka": 0.5}})
 else:
     (run_dir / "checkpoints" / "epoch-0001").mkdir(parents=True, exist_ok=True)
     shutil.copy(record / f"{name}.yaml", run_dir / "config.yaml")

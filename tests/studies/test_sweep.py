@@ -12,6 +12,7 @@ import pytest
 import yaml
 from launched.recorded_study import NAMES, Recorded
 
+from ols.files import read_record
 from ols.studies.grid import Study
 from recipes.sweep import comparison_command, main, parse_study
 
@@ -28,32 +29,60 @@ def recorded(tmp_path, monkeypatch) -> Recorded:
 def test_a_study_trains_each_cell_then_evaluates_and_goes_on_where_it_failed(recorded, capsys):
     fail = recorded.switch(f"{NAMES[0]}.fail")
     assert recorded.run("--parallel", "2", "--optim.peak_lr", "0.07") == 1
-    assert sorted(recorded.started) == sorted([*NAMES, "evaluate"])
+    assert sorted(recorded.started) == sorted([*NAMES, *(f"evaluate-{name}" for name in NAMES[1:])])
     calls = {name: arguments for name, _, _, *arguments in recorded.calls}
     arguments = calls[NAMES[1]]
     for argument in ("--loss.name=label_smoothing", "--loss.smoothing=0.2", "--seed=0", "--model.name=test_resnet"):
         assert argument in arguments
     assert arguments[arguments.index("--optim.peak_lr") + 1] == "0.07"
-    assert calls["evaluate"] == [str(recorded.folder / "runs" / name) for name in NAMES[1:]]
+    assert calls[f"evaluate-{NAMES[1]}"] == [str(recorded.folder / "runs" / NAMES[1])]
     printed = capsys.readouterr().out
     assert "4 cells: 3 done, 1 failed\n" in printed
     with (recorded.folder / "cells.csv").open() as file:
         assert [row["state"] for row in csv.DictReader(file)] == ["failed", "done", "done", "done"]
     assert "recording_launcher.py recipes/pretrain.py --config=" in printed.replace(os.path.relpath(ROOT) + "/", "")
     assert f"{NAMES[0]} failed; the end of {recorded.folder}/logs/{NAMES[0]}.log:\n$ " in printed
-    assert printed.index("out of memory") > printed.index("evaluate: done")
+    assert printed.index("out of memory") > printed.index(f"evaluate-{NAMES[1]}: done")
     assert "3 of 4 runs are complete\ncontinue     python" in printed
     assert f"compare.py {recorded.folder}/runs/* --output {recorded.folder}/comparison --within model\n" in printed
 
     fail.unlink()
     assert recorded.run("--optim.peak_lr", "0.07") == 0
-    assert recorded.started[5:] == [NAMES[0], "evaluate"]
+    assert recorded.started[7:] == [NAMES[0], f"evaluate-{NAMES[0]}"]
     assert f"{NAMES[1]}: complete" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         recorded.parse("--optim.peak_lr", "0.08")
     error = capsys.readouterr().err
     assert f"{recorded.folder}/runs/{NAMES[0]} holds a run with another configuration" in error
     assert "optim.peak_lr: 0.07 -> 0.08" in error
+
+
+def test_columns_are_added_to_each_cell_by_itself_and_anew_where_others_are_asked_for(recorded, capsys):
+    fail = recorded.switch(f"columns-{NAMES[1]}.fail")
+    recorded.write(columns=["--similarity"], evaluate=False)
+    assert recorded.run() == 1
+    assert recorded.started[4:] == [f"columns-{name}" for name in NAMES]  # one that fails does not stop the others
+    assert [(recorded.folder / "runs" / name / "columns.json").is_file() for name in NAMES] == [True, False, True, True]
+    assert f"columns-{NAMES[1]} failed; the end of" in capsys.readouterr().out
+    fail.unlink()
+    assert recorded.run() == 0
+    assert recorded.started[8:] == [f"columns-{NAMES[1]}"]
+    recorded.write(columns=["--similarity", "--rows=300"], evaluate=False)
+    assert recorded.run() == 0
+    assert recorded.started[9:] == [f"columns-{name}" for name in NAMES]
+    earlier = read_record(recorded.folder / "runs" / NAMES[0] / "columns.earlier.json")
+    assert earlier["asked"] == {"similarity": {"rows": 10000}}  # put aside: other families of columns are taken from it
+
+
+def test_another_study_in_the_folder_of_one_is_refused_and_values_may_come_and_go(recorded, capsys):
+    assert recorded.run("--axes.seed", "[0]", "--evaluate", "false") == 0
+    assert recorded.run("--evaluate", "false") == 0
+    recorded.write(axes={"model": ["test_resnet"], "loss": ["hard", "ols"]})
+    with pytest.raises(SystemExit):
+        recorded.run()
+    message = f"{recorded.folder} holds another study: its axes ['model', 'loss', 'seed'], here ['model', 'loss']."
+    assert message in capsys.readouterr().err
+    assert len(recorded.started) == 4
 
 
 def test_a_second_sweep_of_a_folder_is_refused_and_starts_nothing(recorded, capsys):
@@ -105,6 +134,7 @@ def test_a_dry_run_lists_commands_and_invents_no_time_memory_or_disk(recorded, c
     printed = capsys.readouterr().out
     assert printed.count("to do  ") == 4
     assert printed.endswith(
+        "4 cells: 4 waiting\n"
         "test_resnet: 4 runs left, time not known: none measured 1 at a time\n"
         "memory: not known for 4 runs left: none like them was measured\n"
         "disk: not known for 4 runs left: none like them was measured\n"
@@ -137,6 +167,9 @@ def test_a_dry_run_tells_time_memory_and_disk_of_the_rest_from_the_cells_that_ar
         ({"axes": {"loss": {"a": {"name": "old"}}}}, [], "unknown loss 'old'; did you mean 'ols'?"),
         ({"comand": ["python"]}, [], "unknown key comand; did you mean command?"),
         ({"parallel": 0}, [], "parallel must be at least 1, got 0"),
+        ({"columns": ["--similarty"]}, [], "columns: "),
+        ({"columns": ["--boxes", "a.csv", "--masks", "b.csv"]}, [], "name one of --boxes and --masks"),
+        ({"recipe": "probe", "columns": ["--similarity"]}, [], "columns are of trained networks"),
     ],
 )
 def test_a_wrong_study_is_refused_by_name(recorded, capsys, changes, arguments, message):

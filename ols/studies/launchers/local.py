@@ -1,7 +1,8 @@
 """Jobs on this machine: how they are started, watched and stopped, and found again after their starter was killed.
 
-A job is a process group of its own. It inherits a locked file, so the lock lasts as long as anything of the job does,
-however its starter ended: who comes later waits for a job that is still there instead of starting a second one.
+A job is a process group of its own; where several run at a time, each has its part of the cores and GPUs. It inherits a
+locked file, so the lock lasts as long as anything of the job does, however its starter ended: who comes later waits for
+a job that is still there instead of starting a second one.
 """
 
 import os
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from ols.studies.jobs import Ended, Job, Outcome, log_file, record_end, record_start
+from ols.studies.launchers.shares import Share, divide_machine
 
 try:
     import fcntl
@@ -46,7 +48,7 @@ def run_jobs(
     Args:
         jobs: Jobs, started in this order.
         folder: Where logs and locks lie.
-        parallel: Jobs at a time.
+        parallel: Jobs at a time; each has its part of the cores and of the GPUs.
         place: Where attempts are said to be made; by default this machine.
         stopped_by: Signals to stop on. SIGINT is passed on as it is, all others as SIGTERM.
         kills: Whether a second signal kills; False where they come from who kills by itself when it has waited enough.
@@ -58,13 +60,15 @@ def run_jobs(
     waiting, forwarded = list(jobs), 0
     running: list[_Attempt] = []
     seen: set[str] = set()
+    shares = divide_machine(parallel)
     try:
         while running or (waiting and not signals):
-            while waiting and len(running) < parallel and not signals:
-                running.append(_Attempt(waiting.pop(0), folder, place or socket.gethostname()))
+            while waiting and shares and not signals:
+                running.append(_Attempt(waiting.pop(0), folder, place or socket.gethostname(), shares.pop(0)))
             for attempt in list(running):
                 if ended := attempt.poll(stopping=bool(signals)):
                     running.remove(attempt)
+                    shares.append(attempt.share)
                     yield ended
             if len(signals) > forwarded and (kills or not forwarded):
                 first = signal.SIGINT if signals[0] == signal.SIGINT else signal.SIGTERM
@@ -94,8 +98,8 @@ def is_running(folder: Path, name: str) -> bool:
 class _Attempt:
     """A job that holds its lock or waits for it."""
 
-    def __init__(self, job: Job, folder: Path, place: str):
-        self.job, self.folder, self.place = job, folder, place
+    def __init__(self, job: Job, folder: Path, place: str, share: Share):
+        self.job, self.folder, self.place, self.share = job, folder, place, share
         self.log, self.lock = log_file(folder, job.name), _lock_file(folder, job.name)
         self.process: subprocess.Popen | None = None
         self.announced = False
@@ -146,8 +150,10 @@ class _Attempt:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 pass_fds=[lock.fileno()] if fcntl else [],
-                env=os.environ | {"PYTHONUNBUFFERED": "1"},  # a log that can be followed
+                env=os.environ | self.share.environment | {"PYTHONUNBUFFERED": "1"},  # a log that can be followed
             )
+            with suppress(ProcessLookupError):  # it may have just ended
+                self.share.confine(self.process.pid)
         self.started = time.monotonic()
         lock.write(f"process group {self.process.pid} on {socket.gethostname()}")
 

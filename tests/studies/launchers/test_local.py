@@ -10,6 +10,7 @@ from launched.running_jobs import jobs_of
 
 from ols.studies.jobs import Ended, read_attempts
 from ols.studies.launchers.local import run_jobs
+from ols.studies.launchers.shares import divide_machine
 
 RUNNING_JOBS = Path(__file__).parents[2] / "launched" / "running_jobs.py"
 # Leaves a line with its process and group, waits while NAME.hold is there, ends well on SIGTERM without its result.
@@ -133,3 +134,24 @@ def test_a_job_of_a_killed_starter_is_stopped_by_the_next_one(folder):
     assert _outcomes(ends) == {"a": "stopped", "b": "done"}
     assert len(folder.pids("a")) == 1
     assert not Path("a").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="processes cannot be confined to cores here")
+def test_jobs_that_run_at_a_time_have_cores_and_gpus_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    say = "sleep 0.3; echo $CUDA_VISIBLE_DEVICES $(nproc) > {0}"
+    monkeypatch.chdir(tmp_path)
+    ends = Folder(tmp_path).run(parallel=2, **{name: say.format(name) for name in "abc"})
+    assert {ended.outcome for ended in ends.values()} == {"done"}
+    gpus, cores = zip(*((tmp_path / name).read_text().split() for name in "abc"), strict=True)
+    assert sorted(gpus[:2]) == ["4,5", "6,7"]
+    assert gpus[2] in gpus[:2]
+    assert {int(count) for count in cores} <= {len(os.sched_getaffinity(0)) // 2, -(-len(os.sched_getaffinity(0)) // 2)}
+
+
+def test_more_jobs_than_gpus_share_them_and_one_job_has_all(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,GPU-b")
+    assert [share.gpus for share in divide_machine(3)] == [["0"], ["GPU-b"], ["0"]]
+    assert divide_machine(1)[0].environment == {}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert divide_machine(2)[0].environment == {}
