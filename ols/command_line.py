@@ -7,6 +7,7 @@ from argparse import SUPPRESS
 from argparse import ArgumentParser as PlainParser
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -99,7 +100,7 @@ def parse_config(default: Path, argv: Sequence[str] | None = None, schema: type[
     except ValueError as error:
         first.error(str(error))
 
-    parser = _build_parser(loss_class, schema)
+    parser = _build_parser(loss_class, schema)  # type: ignore[arg-type]  # a class can be hashed
     parsed = parser.parse_args(overrides, namespace=parser.parse_object(files))
     try:
         values = parser.instantiate(parsed).as_dict()
@@ -109,6 +110,7 @@ def parse_config(default: Path, argv: Sequence[str] | None = None, schema: type[
         parser.error(str(error), error)
 
 
+@cache  # a study reads its configuration many times
 def _build_parser(loss_class: type[LabelLoss] | type[PlainLoss], schema: type[Config]) -> NearestKeyParser:
     parser = NearestKeyParser(description=f"Losses: {', '.join(LOSSES | PLAIN_LOSSES)}")
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file; several are merged.")

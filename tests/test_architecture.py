@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "ols.tracking": {"ols.evaluation", "ols.tasks", "ols.metrics.measures", "ols.files", "ols.runs", "ols.figures"},
     "ols.audit": {"ols.data", "ols.files"},
     "ols.studies": {
+        "ols.data.options",
         "ols.evaluation",
         "ols.files",
         "ols.runs",

@@ -11,7 +11,7 @@ from ols.studies.grid import Run
 from ols.studies.jobs import peak_bytes, read_attempts
 from ols.studies.labels import FOLD, LOSS, SEED
 
-ALIKE = (LOSS, SEED, FOLD, "lr")  # axes whose values take about the same time
+ALIKE = (LOSS, SEED, FOLD, "lr", "optim.peak_lr")  # axes whose values take about the same time
 
 
 def record_seconds(file: Path, run: Run, seconds: float, *, parallel: int) -> None:

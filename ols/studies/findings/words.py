@@ -62,7 +62,7 @@ def limits(differences: Sequence[Difference], ways: Sequence[Way], *, seeds: int
         if (most := max(one.family for one in own)) > 1:
             words += f", and none of {most} comparisons below {min(1, most * floor):.2g} when adjusted"
             floor *= most
-        end = ": it cannot show anything of other trainings." if floor >= SHOWN else "."
+        end = ": signs cannot show anything of other trainings." if floor >= SHOWN else "."
         found.append(words + end)
     if missing := [one for one in own if one.trainings is None]:
         have = "has" if len(missing) == 1 else "have"

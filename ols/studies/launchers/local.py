@@ -5,6 +5,7 @@ locked file, so the lock lasts as long as anything of the job does, however its 
 a job that is still there instead of starting a second one.
 """
 
+import errno
 import os
 import re
 import shlex
@@ -202,4 +203,7 @@ def _take(lock: IO[str]) -> bool:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):  # a file system without locks
+            raise
     return True

@@ -60,7 +60,7 @@ def test_the_page_begins_with_the_difference_and_says_what_is_shown_and_what_can
     assert text.index(f"**AUC, radimagenet less imagenet: {value}**") < text.index("## ")
     assert html.index(f"<b>{value}</b>") < html.index("<h2>Differences")
     assert "AUC, radimagenet against imagenet: better for other patients" in text
-    assert "With 5 pairs of trainings no p of flipping signs below 0.062 is possible: it cannot show" in text
+    assert "With 5 pairs of trainings no p of flipping signs below 0.062 is possible: signs cannot show" in text
     assert "With one seed, what another seed would change cannot be told" in text
     assert "nan" not in re.sub(r"data:[^\"]*", "", html)
     pictures = re.findall(r"\]\((study-pictures/[^)]+)\)", text)
