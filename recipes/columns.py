@@ -84,7 +84,11 @@ def similarity(opened: "Opened", options: Namespace, place: "Place") -> dict[str
     before, _ = build_run_model(config, opened.task, images=lambda: loader.first_images(32))
     after = opened.trained.load(opened.task.classes)
     before, after = before.to(place.device), after.to(place.device)
-    return similarity_columns(before, after, loader, rows=max(options.rows, loader.num_samples), seed=config.seed)
+    found = similarity_columns(before, after, loader, rows=max(options.rows, loader.num_samples), seed=config.seed)
+    compared = [name.removesuffix("/cka") for name in found if name.endswith("/cka")]
+    if few := [name for name in compared if f"{name}/mean_cca" not in found]:
+        print(f"{opened.trained.name}: no mean CCA, for fewer than ten rows a direction: {', '.join(few)}")
+    return found
 
 
 def localisation(opened: "Opened", options: Namespace, place: "Place") -> dict[str, float]:
