@@ -1,5 +1,6 @@
 """X-rays of the chest: NIH ChestX-ray14, CheXpert and COVID-19 radiography."""
 
+import math
 import re
 from pathlib import Path
 from typing import Literal
@@ -39,18 +40,18 @@ def prepare_nih(folder: str | Path) -> Prepared:
     for name, split in (("train_val_list.txt", "train"), ("test_list.txt", "test")):
         for path in prepared.folder.rglob(name):
             split_of |= dict.fromkeys(path.read_text(encoding="utf-8").split(), split)
-    path = find_list(prepared.folder, "Data_Entry_2017*.csv")
+    path = find_list(prepared.folder, "Data_Entry_2017_v2020.csv", "Data_Entry_2017*.csv")  # the corrected one
     for row in read_csv(path, ["Image Index", "Finding Labels", "Patient ID", "Patient Age", "View Position"]):
         name = row.cells["Image Index"]
         labels = set(row.cells["Finding Labels"].split("|"))
-        age = re.fullmatch(r"0*(\d+)Y?", row.cells["Patient Age"])
+        age = _years(row.cells["Patient Age"])
         if unknown := sorted(labels - {*NIH_FINDINGS, "No Finding"}):
             prepared.leave_out(name, f"finding {unknown[0]!r} is unknown")
         elif "No Finding" in labels and len(labels) > 1:
             prepared.leave_out(name, "'No Finding' beside a finding")
         elif not row.cells["Patient ID"]:
             prepared.leave_out(name, "no patient is given")
-        elif not age or int(age[1]) > OLDEST:
+        elif age is None:
             prepared.leave_out(name, f"an age that cannot be: {row.cells['Patient Age']!r}")
         elif split_of and name not in split_of:
             prepared.leave_out(name, "in none of the published splits")
@@ -58,7 +59,7 @@ def prepare_nih(folder: str | Path) -> Prepared:
             cells = {finding: str(int(finding in labels)) for finding in NIH_FINDINGS}
             cells |= {
                 "patient": row.cells["Patient ID"],
-                "age": age[1],
+                "age": f"{age:.4g}",
                 "sex": row.cells.get("Patient Gender") or row.cells.get("Patient Sex", ""),
                 "view": row.cells["View Position"],
                 "follow_up": row.cells.get("Follow-up #", ""),
@@ -68,6 +69,13 @@ def prepare_nih(folder: str | Path) -> Prepared:
     _add_nih_boxes(prepared, file_of)
     prepared.note("Findings were read from reports by a program, not from the images.")
     return prepared
+
+
+def _years(cell: str) -> float | None:
+    """Return an age such as `58`, `058Y`, `011M` or `002D` in years; None where no one has it."""
+    age = re.fullmatch(r"(\d+)([YMD]?)", cell)
+    years = int(age[1]) / {"": 1, "Y": 1, "M": 12, "D": 365.25}[age[2]] if age else math.inf
+    return years if years <= OLDEST else None
 
 
 def _add_nih_boxes(prepared: Prepared, file_of: dict[str, str]) -> None:

@@ -149,3 +149,11 @@ def test_lung_masks_of_covid_radiography_have_the_size_of_their_image(tmp_path):
         "Tuberculosis/images/1.png": "not in `images` of one of the four classes",
         "Lung_Opacity/masks/x.png": "mask without an image",
     }
+
+
+def test_ages_of_babies_are_in_years_and_the_corrected_list_is_read_where_both_are_there(nih):
+    row = _nih_row("00000007_000.png", "Mass", patient="7", age="006M")
+    write_lines(nih / "Data_Entry_2017_v2020.csv", NIH_HEADER, row, _nih_row("00000001_000.png", "Mass", age="0073D"))
+    write_image(nih / "images_002/images/00000007_000.png")
+    table = written_table(prepare_nih(nih), "multilabel", "Mass")
+    assert table.attributes["age"].tolist() == ["0.1999", "0.5"]
