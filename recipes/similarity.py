@@ -6,6 +6,7 @@ by its seed alone, `--ceiling C`, it is known how alike they could be.
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -140,15 +141,18 @@ def main(options: Namespace) -> None:
         layers = {
             role: options.layers.split(",") if options.layers else layer_names(model) for role, model in models.items()
         }
-        shapes = [
-            shape
+        shapes = {
+            role: list(layer_shapes(model, layers[role], loaders[role].zeros(1)).values())
             for role, model in models.items()
-            for shape in layer_shapes(model, layers[role], loaders[role].zeros(1)).values()
-        ]
-        points = draw_points(len(pool), shapes, rows=options.rows, seed=options.seed)
+        }
+        points = draw_points(len(pool), chain(*shapes.values()), rows=options.rows, seed=options.seed)
         features = {}
         for role, model in models.items():
-            print(f"{named[role]}: {len(layers[role])} layers of {len(pool):,} images, {points.rows:,} rows")
+            gigabytes = 4 * points.rows * sum(shape.features for shape in shapes[role]) / 1e9  # float32
+            print(
+                f"{named[role]}: {len(layers[role])} layers of {len(pool):,} images, {points.rows:,} rows, "
+                f"{gigabytes:.2f} GB of memory"
+            )
             features[role] = read_layers(model, loaders[role], layers[role], points)
 
         # Compare
