@@ -1,6 +1,7 @@
 """From files and a command line to a configuration: what is unknown or wrong is named, with the nearest key."""
 
 import difflib
+import pickle
 import re
 import sys
 from argparse import SUPPRESS
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import yaml
-from jsonargparse import ActionConfigFile, ArgumentParser
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from ols.config import Config
 from ols.losses import LOSSES, PLAIN_LOSSES, LabelLoss, PlainLoss, find_loss, find_preset
@@ -101,7 +102,8 @@ def parse_config(default: Path, argv: Sequence[str] | None = None, schema: type[
         first.error(str(error))
 
     parser = _build_parser(loss_class, schema)  # type: ignore[arg-type]  # a class can be hashed
-    parsed = parser.parse_args(overrides, namespace=parser.parse_object(files))
+    of_files = _parse_files(pickle.dumps(files), loss_class, schema)  # type: ignore[arg-type]
+    parsed = parser.parse_args(overrides, namespace=of_files.clone(), defaults=False)
     try:
         values = parser.instantiate(parsed).as_dict()
         del values["config"]
@@ -110,7 +112,13 @@ def parse_config(default: Path, argv: Sequence[str] | None = None, schema: type[
         parser.error(str(error), error)
 
 
-@cache  # a study reads its configuration many times
+# A study reads its configuration many times: what does not differ between cells is parsed once.
+@cache
+def _parse_files(files: bytes, loss_class: type[LabelLoss] | type[PlainLoss], schema: type[Config]) -> Namespace:
+    return _build_parser(loss_class, schema).parse_object(pickle.loads(files))  # type: ignore[arg-type]
+
+
+@cache
 def _build_parser(loss_class: type[LabelLoss] | type[PlainLoss], schema: type[Config]) -> NearestKeyParser:
     parser = NearestKeyParser(description=f"Losses: {', '.join(LOSSES | PLAIN_LOSSES)}")
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file; several are merged.")
