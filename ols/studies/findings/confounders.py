@@ -27,9 +27,8 @@ def confounder_section(ways: Sequence[Way], along: str) -> Section | None:
     settings: dict[tuple[tuple[str, str], ...], list[Way]] = {}
     forms = {form for way in ways for cell in way.chosen for form in cell.forms}
     for way in ways:
-        tested = bool(forms) and all(
-            forms <= cell.forms.keys() for cell in way.chosen
-        )  # no cell is still at work on it
+        # Where the columns of a cell are still made, its way has no part yet
+        tested = bool(forms) and all(forms <= cell.forms.keys() for cell in way.chosen)
         if tested and CONFOUNDER_SHARE in way.labels and along != CONFOUNDER_SHARE:
             rest = tuple((axis, label) for axis, label in way.labels.items() if axis not in (along, CONFOUNDER_SHARE))
             settings.setdefault(rest, []).append(way)
