@@ -205,7 +205,7 @@ def test_cells_that_fail_or_are_killed_end_as_failed_and_stop_no_other_one(recor
     assert sweep.returncode == 1
     assert "out of memory" in printed
     assert "of SLURM ended meanwhile: FAILED" in printed
-    assert "evaluate: done" in printed  # a job of SLURM, too
+    assert f"evaluate-{NAMES[2]}: done" in printed  # a job of SLURM, too
     states = [_cells(recorded.folder)[name]["state"] for name in NAMES]
     assert states == ["failed", "failed", "done", "done"]
     fail.unlink()
