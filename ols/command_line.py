@@ -101,8 +101,7 @@ def parse_config(default: Path, argv: Sequence[str] | None = None, schema: type[
     except ValueError as error:
         first.error(str(error))
 
-    parser = _build_parser(loss_class, schema)  # type: ignore[arg-type]  # a class can be hashed
-    of_files = _parse_files(pickle.dumps(files), loss_class, schema)  # type: ignore[arg-type]
+    parser, of_files = _parse_files(pickle.dumps(files), loss_class, schema)  # type: ignore[arg-type]  # has a hash
     parsed = parser.parse_args(overrides, namespace=of_files.clone(), defaults=False)
     try:
         values = parser.instantiate(parsed).as_dict()
@@ -114,11 +113,13 @@ def parse_config(default: Path, argv: Sequence[str] | None = None, schema: type[
 
 # A study reads its configuration many times: what does not differ between cells is parsed once.
 @cache
-def _parse_files(files: bytes, loss_class: type[LabelLoss] | type[PlainLoss], schema: type[Config]) -> Namespace:
-    return _build_parser(loss_class, schema).parse_object(pickle.loads(files))  # type: ignore[arg-type]
+def _parse_files(
+    files: bytes, loss_class: type[LabelLoss] | type[PlainLoss], schema: type[Config]
+) -> tuple[NearestKeyParser, Namespace]:
+    parser = _build_parser(loss_class, schema)
+    return parser, parser.parse_object(pickle.loads(files))
 
 
-@cache
 def _build_parser(loss_class: type[LabelLoss] | type[PlainLoss], schema: type[Config]) -> NearestKeyParser:
     parser = NearestKeyParser(description=f"Losses: {', '.join(LOSSES | PLAIN_LOSSES)}")
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file; several are merged.")

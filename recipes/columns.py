@@ -14,13 +14,12 @@ from jsonargparse import Namespace
 
 from ols.command_line import one_line_errors
 from ols.data.options import ConfoundingOptions
+from ols.localisation.options import read_regions
 from ols.studies.columns import asked_columns, parse_column_options
 
 if TYPE_CHECKING:
     from ols.data.loading import Place
     from ols.evaluation.opened import Opened
-
-FORMS = ("matched", "clean", "inverted")
 
 
 def main(options: Namespace) -> None:
@@ -95,14 +94,11 @@ def localisation(opened: "Opened", options: Namespace, place: "Place") -> dict[s
     """Score the network's maps on the marked images."""
     from ols.localisation.columns import localisation_columns
     from ols.localisation.questions import explained_classes
-    from ols.localisation.regions import Boxes, MaskFiles, marked_images
+    from ols.localisation.regions import marked_images
 
     data, task = opened.data, opened.task
-    findings = options.findings.split(",") if options.findings else ()
-    if options.boxes:
-        regions: Boxes | MaskFiles = Boxes(Path(options.boxes), findings=findings)
-    else:
-        regions = MaskFiles(Path(options.masks), column=options.mask_column)
+    regions = read_regions(options)
+    assert regions is not None  # it was asked for
     marked = marked_images(regions, data.sources, data.pools)
     if not len(marked["test"]):
         raise ValueError(f"{opened.trained.name}: no image of test is marked: there is nothing to hit")
@@ -124,6 +120,7 @@ def confounder(opened: "Opened", options: Namespace, place: "Place") -> dict[str
     from ols.data.confounding import confound
     from ols.data.sampled_confounder import draw_pools
     from ols.evaluation.confounder_columns import confounder_columns
+    from ols.evaluation.confounding import FORMS
     from ols.evaluation.draws import BinaryOutputs
     from ols.evaluation.evaluate import predict
     from ols.evaluation.predictions import save_predictions

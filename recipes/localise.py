@@ -9,6 +9,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from ols.command_line import one_line_errors
+from ols.localisation.options import add_region_options, check_region_options, read_regions
 
 SPLITS = ("train", "val", "test")
 
@@ -17,12 +18,7 @@ def parse_options(argv: Sequence[str] | None = None) -> Namespace:
     """Read the command line; a wrong option ends the process with a message that names it."""
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", help="folders of runs, or of exports alone")
-    parser.add_argument("--boxes", type=str | None, help="CSV with filename and x0,y0,x1,y1 or x,y,width,height")
-    parser.add_argument("--findings", type=str | None, help="boxes of these alone, by their column finding: A,B")
-    parser.add_argument("--masks", type=str | None, help="CSV with filename and a column with the file of its mask")
-    parser.add_argument("--mask_column", default="mask", help="name of that column")
-    parser.add_argument("--explain", default="true", help="true: evidence for an image's class; predicted; or a class")
-    parser.add_argument("--kind", choices=("grad_cam", "hires_cam", "layer_cam"), default="grad_cam")
+    add_region_options(parser)
     parser.add_argument("--layer", type=str | None, help="whose output is the feature map, by default the last such")
     parser.add_argument("--split", choices=SPLITS, default="test", help="whose images are scored")
     parser.add_argument(
@@ -41,10 +37,7 @@ def parse_options(argv: Sequence[str] | None = None) -> Namespace:
     parser.add_argument("--threads", type=int | None, help="torch's threads, by default all cores")
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto", help="cpu uses no accelerator")
     options = parser.parse_args(argv)
-    if options.boxes and options.masks:
-        parser.error("what should be looked at: name one of --boxes and --masks")
-    if options.findings and not options.boxes:
-        parser.error("--findings chooses among --boxes, and none are named")
+    check_region_options(parser, options)
     if options.split == "val" and options.threshold is None:
         parser.error("--split val needs a --threshold: it would be chosen on the images that it is reported on")
     if options.threshold is not None and not 0 < options.threshold <= 1:
@@ -68,7 +61,7 @@ def main(options: Namespace) -> None:
     from ols.localisation.measurement import BASELINES, localise
     from ols.localisation.overlays import best_median_worst, draw_overlays, read_overlays
     from ols.localisation.questions import answered_right, explained_classes
-    from ols.localisation.regions import Boxes, MaskFiles, marked_images
+    from ols.localisation.regions import marked_images
     from ols.localisation.report import build_report, image_rows, summary_table, write_report
     from ols.localisation.scores import THRESHOLDS
     from ols.localisation.summary import ahead_of, choose_thresholds, scores_at
@@ -91,12 +84,8 @@ def main(options: Namespace) -> None:
             opened = open_trained(trained, root=options.data.root, splits=options.data.splits)
             root, task, data, sources = opened.root, opened.task, opened.data, opened.data.sources
             source = sources[options.split]
-            if options.boxes:
-                findings = options.findings.split(",") if options.findings else ()
-                regions = Boxes(Path(options.boxes), findings=findings)
-            elif options.masks or Path(root).suffix == ".csv":
-                regions = MaskFiles(Path(options.masks or root), column=options.mask_column)
-            else:
+            regions = read_regions(options, masks=root if Path(root).suffix == ".csv" else None)
+            if regions is None:
                 raise ValueError("what should be looked at: name --boxes or --masks")
             marked = marked_images(regions, sources, data.pools)
             if not len(marked[options.split]):

@@ -18,7 +18,7 @@ import yaml
 from ols.command_line import NearestKeyParser, one_line_errors
 from ols.data.sources.opening import find_form
 from ols.runs.folder import RunFolder, locked
-from ols.studies.columns import are_columns_there
+from ols.studies.columns import are_columns_there, columns_of_study
 from ols.studies.grid import Run, Study, keep_apart, plan_runs
 from ols.studies.jobs import Ended, Job
 from ols.studies.labels import LOSS, SEED, is_within
@@ -168,7 +168,8 @@ def evaluations(study: Study, complete: Sequence[RunFolder]) -> list[Job]:
 
 def further_columns(study: Study, complete: Sequence[RunFolder]) -> list[Job]:
     """Return a job for each run without the columns that the study asks for; those of other options are put aside."""
-    missing = [run for run in complete if study.columns and not are_columns_there(run, study.columns)]
+    asked = columns_of_study(study.columns)
+    missing = [run for run in complete if not are_columns_there(run, asked)] if asked else []
     for run in missing:
         if run.columns.is_file():
             run.columns.replace(run.earlier_columns)

@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "ols.audit": {"ols.data", "ols.files"},
     "ols.studies": {
         "ols.data.options",
+        "ols.localisation.options",
         "ols.evaluation",
         "ols.files",
         "ols.runs",

@@ -1,12 +1,13 @@
 """What a study may ask of each finished cell beside its measures: the options of `recipes/columns.py`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from ols.data.options import CONFOUNDER_STRENGTHS
 from ols.files import read_record
+from ols.localisation.options import add_region_options, check_region_options
 
 if TYPE_CHECKING:
     from ols.runs.folder import RunFolder  # takes seconds
@@ -28,12 +29,7 @@ def parse_column_options(argv: Sequence[str] | None = None, *, exit_on_error: bo
     parser.add_argument("runs", nargs="+", help="folders of runs")
     parser.add_argument("--similarity", action="store_true", help="each layer before and after training: CCA and CKA")
     parser.add_argument("--rows", type=int, default=10_000, help="most points of images that layers are compared in")
-    parser.add_argument("--boxes", type=str | None, help="localisation: CSV with filename and boxes")
-    parser.add_argument("--findings", type=str | None, help="boxes of these alone, by their column finding: A,B")
-    parser.add_argument("--masks", type=str | None, help="localisation: CSV with filename and the file of its mask")
-    parser.add_argument("--mask_column", default="mask", help="name of that column")
-    parser.add_argument("--explain", default="true", help="true: evidence for an image's class; predicted; or a class")
-    parser.add_argument("--kind", choices=("grad_cam", "hires_cam", "layer_cam"), default="grad_cam")
+    add_region_options(parser)
     parser.add_argument(
         "--confounder",
         choices=("own", *CONFOUNDER_STRENGTHS),
@@ -44,10 +40,7 @@ def parse_column_options(argv: Sequence[str] | None = None, *, exit_on_error: bo
     parser.add_argument("--threads", type=int | None, help="torch's threads, by default all cores")
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto", help="cpu uses no accelerator")
     options = parser.parse_args(argv)
-    if options.boxes and options.masks:
-        parser.error("what should be looked at: name one of --boxes and --masks")
-    if options.findings and not options.boxes:
-        parser.error("--findings chooses among --boxes, and none are named")
+    check_region_options(parser, options)
     if not asked_columns(options):
         parser.error("no columns are asked for: name --similarity, --boxes or --masks, or --confounder")
     return options
@@ -66,25 +59,26 @@ def asked_columns(options: Namespace) -> dict[str, Any]:
     return asked
 
 
-def check_columns(words: Sequence[str]) -> None:
-    """Make sure that a study can ask for these columns.
+def columns_of_study(words: Sequence[str]) -> dict[str, Any]:
+    """Return `asked_columns` of what a study asks for.
 
     Args:
-        words: Options as the study's file has them, such as `["--confounder", "own"]`.
+        words: Options as the study's file has them, such as `["--confounder", "own"]`; empty asks for none.
 
     Raises:
         ValueError: An option is wrong; the message names it.
     """
+    if not words:
+        return {}
     try:
-        parse_column_options(["run", *words], exit_on_error=False)
+        return asked_columns(parse_column_options(["run", *words], exit_on_error=False))
     except ArgumentError as error:
         raise ValueError(f"columns: {' '.join(str(error).split())}") from error
 
 
-def are_columns_there(folder: "RunFolder", words: Sequence[str]) -> bool:
-    """Return whether a run has the columns that a study asks for, whatever others it has."""
+def are_columns_there(folder: "RunFolder", asked: Mapping[str, Any]) -> bool:
+    """Return whether a run has the columns of `asked_columns`, whatever others it has."""
     if not folder.columns.is_file():
         return False
     there = read_record(folder.columns)["asked"]
-    asked = asked_columns(parse_column_options(["run", *words]))
     return {family: there.get(family) for family in asked} == asked

@@ -24,7 +24,7 @@ from ols.studies.axes import (
     check_rules,
     list_cells,
 )
-from ols.studies.columns import check_columns
+from ols.studies.columns import columns_of_study
 from ols.studies.labels import FOLD, SEED, SHARE, is_within
 from ols.studies.launchers.slurm import Slurm
 
@@ -102,10 +102,8 @@ class Study:
         check_rules(axes, self.where)
         check_overrides(axes, flatten(self.overrides))
         self._check_comparison()
-        if self.columns and self.recipe == "probe":
+        if columns_of_study(self.columns) and self.recipe == "probe":
             raise ValueError("columns are of trained networks, and a probe trains none")
-        if self.columns:
-            check_columns(self.columns)
         names: dict[str, Cell] = {}
         cells = list_cells(axes, self.where)
         if not cells:

@@ -89,10 +89,13 @@ class Classification(Task):
 
         return {"top1": mean_of_counts(is_correct(outputs, targets).double().numpy())}
 
-    def further_statistic(self, outputs: Tensor, targets: Tensor, name: str) -> "Callable[[NDArray], NDArray]":
-        """Return mean recall, F1 or AUC of the classes, or the NLL."""
+    def of_draws(self, outputs: Tensor, targets: Tensor, name: str | None = None) -> "Callable[[NDArray], NDArray]":
+        """Return one of `statistics`, mean recall, F1 or AUC of the classes, or the NLL."""
         from ols.metrics.weighted import weighted_measures
 
+        name, statistics = self.selecting(name), self.statistics(outputs, targets)
+        if name in statistics:
+            return statistics[name]
         return weighted_measures(outputs, targets, [name])[name]
 
     def build_report(

@@ -101,10 +101,12 @@ class Multilabel(Task):
 
         return {"mean_auc": mean(auc_of_counts), "mean_average_precision": mean(average_precision_of_counts)}
 
-    def further_statistic(self, outputs: Tensor, targets: Tensor, name: str) -> "Callable[[NDArray], NDArray]":
-        """Return the NLL: the mean over all labels that are known."""
+    def of_draws(self, outputs: Tensor, targets: Tensor, name: str | None = None) -> "Callable[[NDArray], NDArray]":
+        """Return one of `statistics`, or the NLL: the mean over all labels that are known."""
         from ols.metrics.resampling import mean_of_counts
 
+        if self.selecting(name) != "nll":
+            return super().of_draws(outputs, targets, name)
         nll = F.binary_cross_entropy_with_logits(outputs.double(), targets.double(), reduction="none")
         nll = nll.where(outputs.isfinite(), torch.nan)
         return mean_of_counts(nll.nanmean(dim=1).numpy(), (~nll.isnan()).sum(dim=1).numpy())

@@ -112,10 +112,12 @@ class Segmentation(Task):
         overlaps = metric.tables()["overlaps"].numpy()
         return {name: mean_of_counts(overlaps[:, column]) for column, name in enumerate(("dice", "iou"))}
 
-    def further_statistic(self, outputs: Tensor, targets: Tensor, name: str) -> "Callable[[NDArray], NDArray]":
-        """Return the NLL of the pixels."""
+    def of_draws(self, outputs: Tensor, targets: Tensor, name: str | None = None) -> "Callable[[NDArray], NDArray]":
+        """Return one of `statistics`, or the NLL of the pixels."""
         from ols.metrics.resampling import mean_of_counts
 
+        if self.selecting(name) != "nll":
+            return super().of_draws(outputs, targets, name)
         nll = F.cross_entropy(outputs.double(), targets, reduction="none").flatten(1)  # [N, H W]
         return mean_of_counts(nll.nanmean(dim=1).numpy(), (~nll.isnan()).sum(dim=1).numpy())
 

@@ -218,13 +218,7 @@ class Task(ABC):
         Raises:
             ValueError: The measure chooses no epoch of this task; the message has those that do.
         """
-        name = self.selecting(name)
-        statistics = self.statistics(outputs, targets)
-        return statistics[name] if name in statistics else self.further_statistic(outputs, targets, name)
-
-    def further_statistic(self, outputs: Tensor, targets: Tensor, name: str) -> "Callable[[NDArray], NDArray]":
-        """Return one of `selects` that `statistics` leave out, as reports show no interval of it."""
-        raise NotImplementedError(f"{name} of a {self.name} task")
+        return self.statistics(outputs, targets)[self.selecting(name)]
 
     def value(self, outputs: Tensor, targets: Tensor, name: str | None = None) -> float:
         """Return the measure of `of_draws` where every sample counts once; NaN where it is undefined."""

@@ -51,7 +51,7 @@ def prepare_luna16(folder: str | Path) -> Prepared:
             nodules[row.cells["seriesuid"]].append(nodule)
     scans: dict[str, Path] = {}
     headers = [path for path in prepared.folder.rglob("*") if path.suffix.lower() == ".mhd"]
-    for scan in sorted(headers, key=lambda path: (_is_compressed(path), path)):
+    for scan in sorted(headers, key=lambda path: (_is_compressed(_read_header(path)), path)):
         scans.setdefault(scan.stem, scan)
     for series in sorted(nodules.keys() - scans.keys()):
         prepared.leave_out(series, "no scan of this series")
@@ -81,7 +81,7 @@ def read_scan(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         ValueError: It is compressed, turned, of another type, or has another number of voxels than the header says.
     """
     header = _read_header(path)
-    if _is_compressed(path):
+    if _is_compressed(header):
         raise ValueError("compressed")
     if header["ElementType"] not in PIXELS:
         raise ValueError(f"values of type {header['ElementType']}")
@@ -105,8 +105,8 @@ def _read_header(path: Path) -> dict[str, str]:
     return {key.strip(): value.strip() for key, value in lines}
 
 
-def _is_compressed(path: Path) -> bool:
-    return _read_header(path).get("CompressedData", "False") != "False"
+def _is_compressed(header: dict[str, str]) -> bool:
+    return header.get("CompressedData", "False") != "False"
 
 
 def _write_slices(
