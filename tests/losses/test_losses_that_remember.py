@@ -98,6 +98,33 @@ def test_a_sample_learns_from_its_own_past_prediction_by_a_share_that_grows():
     assert loss.distill_weight.item() == pytest.approx(0.8)
 
 
+def test_progressive_self_distillation_trains_as_a_loop_over_a_table_of_all_predictions():
+    """As the authors' training goes: each batch's soft targets are made from the table, then its rows are replaced."""
+    count, classes, epochs = 48, 5, 6
+    images, labels = torch.randn(count, 4, dtype=torch.float64), torch.randint(classes, (count,))
+    ours = torch.nn.Linear(4, classes, dtype=torch.float64)
+    theirs = copy.deepcopy(ours)
+    optimizers = [torch.optim.SGD(model.parameters(), 0.5, momentum=0.9) for model in (ours, theirs)]
+    loss = ProgressiveSelfKD(classes, num_samples=count, epochs=epochs, memory="float32").double()
+    hard = F.one_hot(labels, classes).double()
+    table = hard.clone()
+    for epoch in range(epochs):
+        share = 0.8 * (epoch + 1) / epochs
+        for batch in torch.randperm(count).split(16):
+            logits = theirs(images[batch])
+            expected = F.cross_entropy(logits, torch.lerp(hard[batch], table[batch], share))
+            table[batch] = logits.softmax(1).detach()
+            got = loss(ours(images[batch]), labels[batch], batch)
+            torch.testing.assert_close(got, expected)
+            for optimizer, value in zip(optimizers, (got, expected), strict=True):
+                optimizer.zero_grad()
+                value.backward()
+                optimizer.step()
+        loss.end_epoch()
+    torch.testing.assert_close(ours.weight, theirs.weight)
+    torch.testing.assert_close(loss.past_probs, table)
+
+
 @pytest.mark.parametrize("kind", [LabelSmoothingPlusPlus, ProgressiveSelfKD])
 def test_what_was_remembered_survives_a_checkpoint_inside_an_epoch_and_ranks_that_add_up(kind):
     extra = {"num_samples": 6, "epochs": 3, "memory": "float32"} if kind is ProgressiveSelfKD else {}
