@@ -1,6 +1,7 @@
 """How does a trained classifier stand worse images: `python recipes/corruptions.py runs/<run> [...]`.
 
-Writes AUC (of more than two classes Top-1) and ECE of the test images under each corruption and severity.
+Writes the task's measure (AUC, Top-1, the mean AUC of several labels, ...) and ECE of the test images under each
+corruption and severity.
 """
 
 from collections.abc import Sequence
@@ -67,7 +68,7 @@ def main(options: Namespace) -> None:
                     place=Place(accelerator.device),
                 )
                 tests[key] = predict(model, loader, opened.task)
-            rows = measure_corruptions(tests)
+            rows = measure_corruptions(tests, opened.task)
         text, folder = corruptions_markdown(rows), trained.output
         conditions = {"data": opened.root, "weights": trained.checksum(), **environment}
         write_file(folder / "corruptions.csv", corruptions_csv(rows))

@@ -80,7 +80,7 @@ def main(options: Namespace) -> None:
     from ols.evaluation.predictions import are_current, load_predictions, save_predictions
     from ols.evaluation.report.model_report import ModelReport
     from ols.evaluation.report.page import write_page
-    from ols.evaluation.subgroup_page import check_subgroups, measure_subgroups, read_attributes, with_subgroups
+    from ols.evaluation.subgroup_page import asked_of, measure_subgroups, read_attributes, with_subgroups
     from ols.evaluation.subgroups import markdown
     from ols.files import write_file
     from ols.runs.environment import cores_per_process, environment_record
@@ -118,7 +118,7 @@ def main(options: Namespace) -> None:
                 for split in dict.fromkeys(["val", *options.splits])
             }
             if options.subgroups:
-                check_subgroups(task)
+                asked_of(task)
                 read_attributes(sources["val"], options.subgroups)
             work.append((trained, task, folder, opened.root, pools, sources))
 
@@ -162,7 +162,7 @@ def main(options: Namespace) -> None:
             report = task.build_report(predictions, splits, soft_labels=trained.soft_labels)
             if options.subgroups:
                 shown = splits[0]
-                outputs = BinaryOutputs.of(predictions[shown], task.state["positive"])
+                outputs = {name: BinaryOutputs.of(predictions[shown], name) for name in asked_of(task)}
                 found = measure_subgroups(outputs, sources[shown], options.subgroups)
                 report = with_subgroups(report, *found)
                 write_file(folder / "subgroups.md", f"# Subgroups of {trained.name}, {shown}\n\n{markdown(*found)}")

@@ -28,19 +28,19 @@ def main() -> None:
     from ols.data.sources.opening import open_table
     from ols.evaluation.draws import BinaryOutputs
     from ols.evaluation.fold_runs import fold_runs, load_fold_runs
-    from ols.evaluation.subgroup_page import INTRODUCTION, check_subgroups, measure_subgroups
+    from ols.evaluation.subgroup_page import INTRODUCTION, asked_of, measure_subgroups
     from ols.evaluation.subgroups import markdown
     from ols.files import write_file
 
     folder = Path(options.folder)
     with one_line_errors():
         found = load_fold_runs(folder)
-        task = check_subgroups(found.tasks[0])
+        asked = asked_of(found.tasks[0])
         data = fold_runs(folder)[0].load_config().data
         table = open_table(replace(data, root=options.data.root or data.root), in_chans=data.in_chans)
-        outputs = BinaryOutputs.of_folds(found, task.classes[task.positive])
+        outputs = {name: BinaryOutputs.of_folds(found, name) for name in asked}
         text = markdown(*measure_subgroups(outputs, table, options.subgroups))
-    images = len(set(outputs.sample_ids))
+    images = len(set(found.sample_ids))
     head = f"{images:,} images of {len(found.folds)} test folds; an AUC is the mean of the folds'."
     write_file(folder / "subgroups.md", f"# Subgroups of {folder.name}\n\n{head} {INTRODUCTION}\n\n{text}")
     print(f"{text}\n{folder / 'subgroups.md'}")

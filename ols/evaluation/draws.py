@@ -1,7 +1,7 @@
 """Measures of a binary classifier as functions of how often each image counts, for intervals over patients."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -43,34 +43,42 @@ class BinaryOutputs:
             raise ValueError(f"{missing} of {len(self.score)} scores are NaN")
 
     @classmethod
-    def of(cls, predictions: Predictions, positive: str) -> "BinaryOutputs":
-        """Take the outputs of a binary task.
+    def of(cls, predictions: Predictions, positive: str, *, folds: NDArray | None = None) -> "BinaryOutputs":
+        """Take the outputs of a binary task, or those of one of several labels for the images where it is known.
 
         Args:
-            predictions: Of two classes.
-            positive: Label of the positive class.
+            predictions: Of two classes, or of several labels.
+            positive: Label of the positive class, or one of the labels.
+            folds: Number of the fold that each image was predicted in, `[N]`.
 
         Raises:
-            ValueError: There are not two classes, none is of the name, or a score is NaN.
+            ValueError: They are of neither, no class or label is of the name, or a score is NaN.
         """
-        if predictions.logits.ndim != 2 or len(predictions.classes) != 2 or predictions.targets.ndim != 1:
-            raise ValueError(f"expected predictions of two classes, got {predictions.task} of {predictions.classes}")
-        if positive not in predictions.classes:
-            raise ValueError(f"no class is named {positive!r}; there are {', '.join(predictions.classes)}")
-        number = predictions.classes.index(positive)
-        logits = predictions.logits.to(torch.float64).numpy()
+        classes, logits = predictions.classes, predictions.logits.to(torch.float64).numpy()
+        targets, known = predictions.targets.numpy(), np.full(len(logits), True)
+        labels = targets.shape == logits.shape
+        if logits.ndim != 2 or not (labels or (len(classes) == 2 and targets.ndim == 1)):
+            raise ValueError(f"expected predictions of two classes or of labels, got {predictions.task} of {classes}")
+        if positive not in classes:
+            raise ValueError(f"no class is named {positive!r}; there are {', '.join(classes)}")
+        number = classes.index(positive)
+        if labels:
+            score, is_positive, known = logits[:, number], targets[:, number] == 1, ~np.isnan(targets[:, number])
+        else:
+            score, is_positive = logits[:, number] - logits[:, 1 - number], targets == number
         return cls(
-            logits[:, number] - logits[:, 1 - number],
-            predictions.targets.numpy() == number,
-            np.array(predictions.patients),
-            predictions.sample_ids,
+            score[known],
+            is_positive[known],
+            np.array(predictions.patients)[known],
+            [name for name, is_known in zip(predictions.sample_ids, known, strict=True) if is_known],
+            None if folds is None else folds[known],
         )
 
     @classmethod
     def of_folds(cls, found: OutOfFold, positive: str) -> "BinaryOutputs":
-        """Take the outputs of a binary task's folds; arguments and errors as in `of`."""
+        """Take the outputs of all folds; arguments and errors as in `of`."""
         sizes = [len(fold.sample_ids) for fold in found.folds]
-        return replace(cls.of(found.pooled(), positive), folds=np.repeat(np.arange(len(sizes)), sizes))
+        return cls.of(found.pooled(), positive, folds=np.repeat(np.arange(len(sizes)), sizes))
 
     @classmethod
     def of_trainings(cls, found: Mapping[str, Predictions], positive: str) -> "BinaryOutputs":

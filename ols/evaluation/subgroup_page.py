@@ -1,6 +1,6 @@
 """Subgroups as a user names them, and what was found of them as a section of a report."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +10,7 @@ from ols.data.sources.protocol import ImageSource
 from ols.evaluation.draws import BinaryOutputs
 from ols.evaluation.subgroups import MEASURED, Gap, Interval, Subgroup, bands, subgroups
 from ols.tasks.binary import Binary
+from ols.tasks.multilabel import Multilabel
 from ols.tasks.report.intervals import or_none
 from ols.tasks.report.parts import Cell, Column, Part, Report, Row, Section, Table, Text
 from ols.tasks.report.wording import number
@@ -18,7 +19,7 @@ from ols.tasks.task import Task
 INTRODUCTION = (
     "Intervals are of 95 %, over patients drawn anew. The largest of several gaps is large by chance: beside each "
     "stands the mean gap of patients whose attribute is dealt out anew, and p, the share of such deals with one as "
-    "large."
+    "large, of this gap alone: of twenty gaps without a cause one has p below .05."
 )
 
 
@@ -43,28 +44,34 @@ def read_attributes(source: ImageSource, wanted: Sequence[str]) -> dict[str, NDA
     return found
 
 
-def check_subgroups(task: Task) -> Binary:
-    """Make sure that subgroups of a task can be measured.
+def asked_of(task: Task) -> list[str]:
+    """Return what is there or not in an image: the positive class of a binary task, or each of several labels.
 
     Raises:
-        ValueError: It is not binary.
+        ValueError: The task is neither.
     """
-    if not isinstance(task, Binary):
-        raise ValueError(f"subgroups are measured of a binary task, this one is {task.name}")
-    return task
+    if isinstance(task, Binary):
+        return [task.classes[task.positive]]
+    if not isinstance(task, Multilabel):
+        raise ValueError(f"subgroups are measured of a binary or multilabel task, this one is {task.name}")
+    return task.classes
 
 
 def with_subgroups(report: Report, rows: Sequence[Subgroup], gaps: Sequence[Gap]) -> Report:
     """Return a report with a section, and a record, of subgroups and gaps of `subgroups`."""
-    columns = [Column(title) for title in ("attribute", "value")]
+    of_label = ("label",) if any(row.label for row in rows) else ()
+    columns = [Column(title) for title in (*of_label, "attribute", "value")]
     columns += [Column(title, number=True) for title in ("images", "patients", "positives", *MEASURED)]
-    table = Table(columns, [Row(_cells(row)) for row in rows])
-    names = [Column(title) for title in ("attribute", "measure", "highest", "lowest")]
+    table = Table(columns, [Row([*(Cell(row.label) for _ in of_label), *_cells(row)]) for row in rows])
+    names = [Column(title) for title in (*of_label, "attribute", "measure", "highest", "lowest")]
     names += [Column(title, number=True) for title in ("largest gap", "by chance", "p")]
     lines = [
         Row(
             [
-                *(Cell(text) for text in (gap.attribute, gap.measure, gap.highest, gap.lowest)),
+                *(
+                    Cell(text)
+                    for text in (*(gap.label for _ in of_label), gap.attribute, gap.measure, gap.highest, gap.lowest)
+                ),
                 _measured(gap.gap),
                 Cell(number(or_none(gap.chance), 3)),
                 Cell(number(gap.p_value, 3)),
@@ -79,12 +86,26 @@ def with_subgroups(report: Report, rows: Sequence[Subgroup], gaps: Sequence[Gap]
 
 
 def measure_subgroups(
-    outputs: BinaryOutputs, source: ImageSource, wanted: Sequence[str]
+    outputs: Mapping[str, BinaryOutputs], source: ImageSource, wanted: Sequence[str]
 ) -> tuple[list[Subgroup], list[Gap]]:
-    """Measure subgroups of the images that were predicted; see `read_attributes` and `subgroups`."""
+    """Measure subgroups of the images that were predicted; see `read_attributes` and `subgroups`.
+
+    Args:
+        outputs: By each of `asked_of`.
+        source: A table of targets with the images.
+        wanted: As of `read_attributes`.
+    """
+    attributes = read_attributes(source, wanted)
     place = {source.sample_id(index): index for index in range(len(source))}
-    order = np.array([place[name] for name in outputs.sample_ids])
-    return subgroups(outputs, {name: values[order] for name, values in read_attributes(source, wanted).items()})
+    rows: list[Subgroup] = []
+    gaps: list[Gap] = []
+    for label, one in outputs.items():
+        order = np.array([place[name] for name in one.sample_ids], np.int64)
+        of_images = {name: values[order] for name, values in attributes.items()}
+        more_rows, more_gaps = subgroups(one, of_images, label=label if len(outputs) > 1 else "")
+        rows += more_rows
+        gaps += more_gaps
+    return rows, gaps
 
 
 def _numbers(name: str, cells: NDArray) -> NDArray:

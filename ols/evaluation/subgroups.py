@@ -29,6 +29,7 @@ class Subgroup(NamedTuple):
     """The images that share a value of an attribute.
 
     Args:
+        label: Which of several labels is asked for; empty where there is one question.
         attribute: Such as sex.
         value: Such as F; empty where it is unknown.
         images: How many.
@@ -37,6 +38,7 @@ class Subgroup(NamedTuple):
         measures: Sensitivity, specificity, AUC and ECE.
     """
 
+    label: str
     attribute: str
     value: str
     images: int
@@ -49,6 +51,7 @@ class Gap(NamedTuple):
     """How far the best and the worst subgroup are apart.
 
     Args:
+        label: As of the subgroups.
         attribute: Of which the subgroups are values.
         measure: Which measure.
         highest: Value of the subgroup with the highest.
@@ -58,6 +61,7 @@ class Gap(NamedTuple):
         p_value: Share of such deals with a gap as large.
     """
 
+    label: str
     attribute: str
     measure: str
     highest: str
@@ -68,7 +72,12 @@ class Gap(NamedTuple):
 
 
 def subgroups(
-    outputs: BinaryOutputs, attributes: Mapping[str, ArrayLike], *, resamples: int = RESAMPLES, seed: int = 0
+    outputs: BinaryOutputs,
+    attributes: Mapping[str, ArrayLike],
+    *,
+    label: str = "",
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> tuple[list[Subgroup], list[Gap]]:
     """Measure each value of each attribute on its own, and the largest gap between the values of one.
 
@@ -76,8 +85,9 @@ def subgroups(
     `chance`. Unknown values ("") have a row, and no part in gaps. Subgroups in which a measure is undefined have none.
 
     Args:
-        outputs: Of a binary classifier.
+        outputs: Of a binary classifier, or of one of several labels.
         attributes: Values of each attribute, `[N]` each.
+        label: Name of that label.
         resamples: Number of draws.
         seed: Of the draws.
 
@@ -109,6 +119,7 @@ def subgroups(
             inside = members[index]
             rows.append(
                 Subgroup(
+                    label,
                     attribute,
                     name,
                     len(np.unique(images[inside])),
@@ -130,6 +141,7 @@ def subgroups(
             p_value = (np.sum(dealt >= gap - 1e-12) + 1) / (len(dealt) + 1)
             gaps.append(
                 Gap(
+                    label,
                     attribute,
                     measure,
                     str(names[best]),
@@ -143,16 +155,24 @@ def subgroups(
 
 
 def markdown(rows: Sequence[Subgroup], gaps: Sequence[Gap]) -> str:
-    """Return both tables as Markdown; what is undefined is a dash."""
-    lines = [f"| attribute | value | images | patients | positives | {' | '.join(MEASURED)} |", "|---" * 9 + "|"]
+    """Return both tables as Markdown; what is undefined is a dash. Several labels have a column of theirs."""
+    several = any(row.label for row in rows)
+
+    def line(label: str, *cells: object) -> str:
+        return f"| {' | '.join(map(str, [*([label] if several else []), *cells]))} |"
+
+    def head(*titles: str) -> list[str]:
+        return [line("label", *titles), line("---", *["---"] * len(titles))]
+
+    lines = head("attribute", "value", "images", "patients", "positives", *MEASURED)
     for row in rows:
-        cells = " | ".join(_say(row.measures[measure]) for measure in MEASURED)
-        value = row.value or "(unknown)"
-        lines.append(f"| {row.attribute} | {value} | {row.images:,} | {row.patients:,} | {row.positives:,} | {cells} |")
-    lines += ["", "| attribute | measure | highest | lowest | largest gap | by chance | p |", "|---" * 7 + "|"]
+        counts = (f"{count:,}" for count in (row.images, row.patients, row.positives))
+        measures = (_say(row.measures[measure]) for measure in MEASURED)
+        lines.append(line(row.label, row.attribute, row.value or "(unknown)", *counts, *measures))
+    lines += ["", *head("attribute", "measure", "highest", "lowest", "largest gap", "by chance", "p")]
     for gap in gaps:
-        cells = f"{gap.highest} | {gap.lowest} | {_say(gap.gap)} | {gap.chance:.3f} | {gap.p_value:.3g}"
-        lines.append(f"| {gap.attribute} | {gap.measure} | {cells} |")
+        numbers = (_say(gap.gap), f"{gap.chance:.3f}", f"{gap.p_value:.3g}")
+        lines.append(line(gap.label, gap.attribute, gap.measure, gap.highest, gap.lowest, *numbers))
     return "\n".join(lines) + "\n"
 
 

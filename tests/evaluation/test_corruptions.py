@@ -9,6 +9,7 @@ from conftest import accelerate_begins_anew, export_fresh_net
 from imagecorruptions import corrupt
 from PIL import Image
 from sklearn.metrics import roc_auc_score
+from torchmetrics.classification import MulticlassCalibrationError
 
 from ols.data.corruption import CORRUPTIONS, Corrupted
 from ols.data.sources.folder import ImageFolder
@@ -16,6 +17,7 @@ from ols.data.transforms import Preprocessing
 from ols.evaluation.corruption_report import corruptions_markdown, measure_corruptions
 from ols.evaluation.predictions import Predictions
 from ols.runs.export import load_export
+from ols.tasks import build_task
 from recipes import corruptions
 
 SEEN = Preprocessing(image_size=32, resize_size=32)
@@ -99,21 +101,50 @@ def test_the_recipe_gives_what_scikit_learn_says_of_images_corrupted_here(folder
     assert "corruptions.md" in capsys.readouterr().out
 
 
-def test_intervals_draw_patients_and_numbers_have_no_classes_to_be_right_on():
-    rng = np.random.default_rng(0)
+def predictions_of(task, logits, targets, patients=None):
+    size, classes = len(logits), task.classes
+    names = [str(number) for number in range(size)]
+    groups = [""] * len(classes)
+    return Predictions(logits, targets, torch.arange(size), names, patients or names, classes, groups, task.name)
+
+
+def test_intervals_draw_patients():
+    rng, task = np.random.default_rng(0), build_task("multiclass", list("abc"), [""] * 3)
     logits, targets = torch.from_numpy(rng.normal(size=(12, 3))), torch.arange(12) % 3
-
-    def predictions(patients, targets=targets):
-        names = [str(number) for number in range(12)]
-        return Predictions(logits, targets, torch.arange(12), names, patients, list("abc"), [""] * 3, "multiclass")
-
     alone, together = (
-        measure_corruptions({("fog", 1): predictions(patients)})[0]
-        for patients in ([str(n) for n in range(12)], ["one"] * 12)
+        measure_corruptions({("fog", 1): predictions_of(task, logits, targets, patients)}, task)[0]
+        for patients in (None, ["one"] * 12)
     )
     assert alone.measure == "top1"
     assert alone.low < alone.value < alone.high
-    assert together.low == together.value == together.high  # one patient, drawn each time
-    assert "| fog | " in corruptions_markdown([alone])
-    with pytest.raises(ValueError, match="one class each"):
-        measure_corruptions({("fog", 1): predictions(["one"] * 12, targets.float())})
+    assert np.isnan([together.low, together.high]).all()  # one patient, drawn each time
+    assert together.value == alone.value
+    page = corruptions_markdown([together])
+    assert f"| fog | {together.value:.3f} |" in page
+
+
+def test_of_several_labels_the_mean_auc_and_the_calibration_of_the_known_ones_are_measured():
+    rng, task = np.random.default_rng(0), build_task("multilabel", ["edema", "mass", "rare"], [""] * 3)
+    labels = (rng.random((80, 3)) < (0.5, 0.3, 0.02)).astype(float)
+    logits = rng.normal(size=(80, 3)) + labels
+    labels[rng.random((80, 3)) < 0.2] = np.nan
+    tests = {("fog", 1): predictions_of(task, torch.from_numpy(logits), torch.from_numpy(labels))}
+    rows = {row.measure: row for row in measure_corruptions(tests, task, resamples=100)}
+    assert list(rows) == ["mean_auc", "ece"]
+    known = ~np.isnan(labels)
+    areas = [roc_auc_score(labels[known[:, k], k], logits[known[:, k], k]) for k in (0, 1)]  # too few of the third
+    assert rows["mean_auc"].value == pytest.approx(np.mean(areas))
+    truth, score = torch.from_numpy(labels[known]).long(), torch.from_numpy(logits[known])
+    expected = MulticlassCalibrationError(2, n_bins=15, norm="l1")(torch.stack([0 * score, score], 1).softmax(1), truth)
+    assert rows["ece"].value == pytest.approx(float(expected), abs=1e-6)
+    assert rows["ece"].low < rows["ece"].value < rows["ece"].high
+
+
+def test_numbers_are_measured_by_their_error_and_masks_are_refused():
+    numbers = build_task("regression", ["age"], [""], mean=50.0, std=10.0)
+    logits, targets = torch.zeros(6, 1), torch.tensor([50.0, 60, 50, 70, 50, 50])
+    (row,) = measure_corruptions({("fog", 1): predictions_of(numbers, logits, targets)}, numbers, resamples=50)
+    assert (row.measure, row.value) == ("mae", 5)
+    masks = build_task("segmentation", ["none", "lesion"], [""] * 2)
+    with pytest.raises(ValueError, match="move what the masks mark"):
+        measure_corruptions({}, masks)

@@ -4,9 +4,11 @@ import csv
 import json
 import sys
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
+import torch
 from conftest import accelerate_begins_anew, figures_as_a_pixel
 from sklearn.metrics import recall_score, roc_auc_score
 
@@ -14,11 +16,14 @@ from ols.command_line import parse_config
 from ols.config import FinetuneConfig
 from ols.data.sources.table import Table
 from ols.data.splits import make_folds, save_folds
+from ols.evaluation.draws import BinaryOutputs
 from ols.evaluation.fold_runs import fold_runs, load_fold_runs
-from ols.evaluation.predictions import load_predictions
-from ols.evaluation.subgroup_page import check_subgroups, read_attributes
+from ols.evaluation.predictions import Predictions, load_predictions
+from ols.evaluation.subgroup_page import asked_of, measure_subgroups, read_attributes, with_subgroups
+from ols.evaluation.subgroups import markdown
 from ols.phantoms.targets import LesionConfig, write_lesion_phantoms
 from ols.tasks import build_task
+from ols.tasks.report import parts
 from recipes import evaluate, subgroups
 
 
@@ -35,8 +40,44 @@ def test_subgroups_are_columns_and_bands_of_numbers():
             read_attributes(table, [wanted])
     with pytest.raises(ValueError, match="only a table of targets has columns"):
         read_attributes(SimpleNamespace(), ["sex"])
-    with pytest.raises(ValueError, match="binary task, this one is multiclass"):
-        check_subgroups(build_task("multiclass", ["a", "b"], ["", ""]))
+    with pytest.raises(ValueError, match="binary or multilabel task, this one is multiclass"):
+        asked_of(build_task("multiclass", ["a", "b"], ["", ""]))
+
+
+def test_each_of_several_labels_is_measured_over_the_images_where_it_is_known():
+    rng = np.random.default_rng(0)
+    names, sex = [f"{number}.png" for number in range(60)], np.where(rng.random(60) < 0.5, "F", "M")
+    labels = rng.integers(0, 2, (60, 2)).astype(np.float32)
+    logits = rng.normal(size=(60, 2)).astype(np.float32) + labels
+    labels[rng.random((60, 2)) < 0.2] = np.nan
+    task = build_task("multilabel", ["edema", "mass"], ["", ""])
+    found = Predictions(
+        torch.from_numpy(logits), torch.from_numpy(labels), torch.arange(60), names, names, task.classes, ["", ""],
+        task.name,
+    )  # fmt: skip
+    place = names[::-1]  # the table has its own order
+    table = MagicMock(
+        spec=["attributes", "sample_id", "__len__"], attributes={"sex": sex[::-1]}, sample_id=place.__getitem__
+    )
+    table.__len__.return_value = 60
+    rows, gaps = measure_subgroups({label: BinaryOutputs.of(found, label) for label in asked_of(task)}, table, ["sex"])
+    assert [(row.label, row.value) for row in rows] == [(k, s) for k in ("edema", "mass") for s in ("F", "M")]
+    for row in rows:
+        column = task.classes.index(row.label)
+        inside = (sex == row.value) & ~np.isnan(labels[:, column])
+        truth, score = labels[inside, column], logits[inside, column]
+        assert (row.images, row.positives) == (inside.sum(), truth.sum())
+        assert row.measures["auc"].value == pytest.approx(roc_auc_score(truth, score))
+        assert row.measures["specificity"].value == pytest.approx(recall_score(truth, score > 0, pos_label=0))
+    assert {gap.label for gap in gaps} == {"edema", "mass"}
+    text = markdown(rows, gaps)
+    assert "| label | attribute | value |" in text
+    assert f"| mass | sex | M | {rows[3].images} |" in text
+    empty = parts.Report("", [], [], "", {}, [], {}, "", [])
+    section = with_subgroups(empty, rows, gaps).sections[0]
+    tables = [part for part in section.parts if isinstance(part, parts.Table)]
+    assert [[column.title for column in one.columns][:2] for one in tables] == [["label", "attribute"]] * 2
+    assert all(len(row.cells) == len(one.columns) for one in tables for row in one.rows)
 
 
 def test_folds_that_are_not_all_there_are_named(tmp_path):

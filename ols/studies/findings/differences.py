@@ -3,33 +3,24 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ols.evaluation.folds import OutOfFold
-from ols.metrics.arguments import usable_rows
+from ols.evaluation.measures import measures_of
 from ols.metrics.auc import auc_difference
 from ols.metrics.measures import find_measure
 from ols.metrics.resampling import (
     PairedDifference,
     Statistic,
     holm,
-    mean_of_counts,
     resample,
 )
-from ols.metrics.weighted import weighted_measures
 from ols.studies.findings.trainings import Way, describe, repetition, shared_repetitions
 from ols.studies.labels import FOLD, SEED
 from ols.studies.statistics import Paired, TrainedCell, paired_trainings
 from ols.tasks.binary import Binary
-from ols.tasks.classification import Classification
-from ols.tasks.multilabel import Multilabel
-from ols.tasks.task import Task
 
 RESAMPLES = 2000  # at least
 RESAMPLES_PER_COMPARISON = 50  # so that Holm's correction of their number leaves p that can be below 0.05
@@ -121,37 +112,6 @@ def compare_along(
                     where = describe(dict(setting)) or along
                     raise ValueError(f"{where}: {label} and {reference}: {error}") from error
     return _adjusted(found)
-
-
-def measures_of(task: Task, outputs: Tensor, targets: Tensor, name: str) -> dict[str, Statistic]:
-    """Return a measure that may choose an epoch, and of answers ECE, Brier score and AURC, of images that count.
-
-    An image has one answer, its class, or one for each label that is known. Where an output is no number only the first
-    measure is returned.
-    """
-    found: dict[str, Statistic] = {name: task.of_draws(outputs, targets, name)}
-    image: Any = slice(None)  # of each answer
-    if isinstance(task, Multilabel):
-        image, label = torch.nonzero(~targets.isnan(), as_tuple=True)
-        score, targets = outputs[image, label], targets[image, label].long()
-        outputs = torch.stack([torch.zeros_like(score), score], dim=1)
-    elif not isinstance(task, Classification):
-        return found
-    if not usable_rows(outputs).all():
-        return found
-    brier = (outputs.double().softmax(1) - F.one_hot(targets, outputs.shape[1])).square().sum(1).numpy()
-    counted = weighted_measures(outputs, targets, ["ece", "aurc"])
-    two = isinstance(task, (Binary, Multilabel))
-    of_answers: dict[str, Statistic] = {
-        "ece": counted["ece"],
-        "brier_positive" if two else "brier": mean_of_counts(brier / 2 if two else brier),
-        "aurc": counted["aurc"],
-    }
-    return found | {of: _of_images(part, image) for of, part in of_answers.items()}
-
-
-def _of_images(part: Statistic, image: Any) -> Statistic:
-    return lambda counts: part(counts[:, image])
 
 
 def _differences(

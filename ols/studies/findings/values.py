@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ols.evaluation.measures import measures_of, possible_interval
 from ols.metrics.measures import find_measure
 from ols.metrics.resampling import PairedDifference, Statistic, resample
-from ols.studies.findings.differences import measures_of
 from ols.studies.findings.trainings import Way, describe
 from ols.tasks.report.parts import Cell, Column, Row, Section, Table, Text
 
@@ -70,16 +70,7 @@ def measure_way(way: Way, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[
     at = means(np.ones((1, len(place))))[0]
     drawn = resample(means, len(place), resamples=resamples, seed=seed, clusters=np.array(list(patients.values())))
     found = {name: PairedDifference.of_draws(*one) for name, *one in zip(names, at, drawn.T, strict=True)}
-    return {name: (one.difference, *_possible(name, one.low, one.high)) for name, one in found.items()}
-
-
-def _possible(name: str, low: float, high: float) -> tuple[float, float]:
-    """Return an interval without values that the measure cannot have; NaN where no draw differs from another."""
-    if low == high:
-        return math.nan, math.nan
-    least = -math.inf if name == "r2" else 0.0
-    most = 1.0 if find_measure(name).higher_is_better or name in ("aurc", "brier_positive") else math.inf
-    return max(low, least), min(high, most)
+    return {name: (one.difference, *possible_interval(name, one.low, one.high)) for name, one in found.items()}
 
 
 def _cell(name: str, values: dict[str, tuple[float, float, float]]) -> Cell:

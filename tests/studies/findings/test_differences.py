@@ -7,8 +7,9 @@ from scipy import stats
 from scipy.special import expit
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
+from ols.evaluation.measures import measures_of
 from ols.metrics.auc import auc_difference
-from ols.studies.findings.differences import compare_along, measures_of
+from ols.studies.findings.differences import compare_along
 from ols.studies.findings.trainings import choose_ways
 from ols.tasks import build_task
 
