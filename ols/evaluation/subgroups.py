@@ -12,12 +12,14 @@ from ols.metrics.resampling import Statistic, bootstrap_interval, resample
 
 MEASURED = ("sensitivity", "specificity", "auc", "ece")
 RESAMPLES = 2000
+FEWEST = 5  # patients that an interval is drawn from
 
 
 class Interval(NamedTuple):
     """A measure and its 95 % interval over patients; NaN where undefined.
 
-    The interval has no width where no image, or every one, is wrong, which says nothing of its certainty.
+    There is no interval where less than five patients have such images (positive ones of a sensitivity, either of an
+    AUC), or where all draws are the same, as where every image is right: neither tells how far other patients may be.
     """
 
     value: float
@@ -117,13 +119,21 @@ def subgroups(
         }
         for index, name in enumerate(names.tolist()):
             inside = members[index]
+            positive, negative = (
+                len(np.unique(outputs.patients[inside & chosen])) for chosen in (outputs.positive, ~outputs.positive)
+            )
+            patients = len(np.unique(outputs.patients[inside]))
+            fewest = {"sensitivity": positive, "specificity": negative, "auc": min(positive, negative), "ece": patients}
+            for measure in MEASURED:
+                if fewest[measure] < FEWEST:
+                    drawn[measure][:, index] = np.nan
             rows.append(
                 Subgroup(
                     label,
                     attribute,
                     name,
                     len(np.unique(images[inside])),
-                    len(np.unique(outputs.patients[inside])),
+                    patients,
                     len(np.unique(images[inside & outputs.positive])),
                     {m: _share(_interval(estimates[m][index], drawn[m][:, index])) for m in MEASURED},
                 )
@@ -201,7 +211,7 @@ def _by_group(statistic: Statistic, members: NDArray) -> Statistic:
 
 def _interval(estimate: float, drawn: NDArray) -> Interval:
     defined = drawn[np.isfinite(drawn)]
-    if np.isnan(estimate) or not len(defined):
+    if np.isnan(estimate) or not len(defined) or np.ptp(defined) == 0:
         return Interval(float(estimate), np.nan, np.nan)
     low, high = bootstrap_interval(estimate, defined)
     return Interval(float(estimate), float(low), float(high))

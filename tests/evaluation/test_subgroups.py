@@ -61,7 +61,7 @@ def test_a_subgroup_without_a_positive_has_no_sensitivity_and_no_part_in_its_gap
     score = np.array([2.0, -1, 1, -2, -1, -2])
     positive = np.array([True, False, True, False, False, False])
     rows, gaps = subgroups(_outputs(score, positive), {"view": ["AP", "AP", "PA", "PA", "LL", "LL"]}, resamples=50)
-    assert "| view | LL | 2 | 2 | 0 | - | 1.000 (1.000 to 1.000) | - |" in markdown(rows, gaps)
+    assert "| view | LL | 2 | 2 | 0 | - | 1.000 | - |" in markdown(rows, gaps)
     lateral = next(row for row in rows if row.value == "LL")
     assert np.isnan(lateral.measures["sensitivity"].value)
     assert np.isnan(lateral.measures["auc"].low)
@@ -78,3 +78,20 @@ def test_ages_fall_into_bands_with_their_lower_end_inside():
 def test_an_attribute_needs_a_value_for_each_image():
     with pytest.raises(ValueError, match="sex has \\[2\\] values for 6 images"):
         subgroups(_outputs(np.zeros(6), np.arange(6) % 2 == 0), {"sex": ["F", "M"]})
+
+
+def test_there_is_no_interval_from_few_patients_or_where_every_draw_is_the_same():
+    rng = np.random.default_rng(0)
+    positive, site = rng.random(200) < 0.5, np.where(np.arange(200) < 150, "north", "south")
+    patients = np.arange(200).astype(str)
+    patients[(site == "south") & positive] = [f"p{number % 4}" for number in range(sum(positive[150:]))]
+    score = np.where(positive, 1.0, -1.0) + np.where(site == "north", 0, rng.normal(size=200))
+    rows, gaps = subgroups(_outputs(score, positive, patients), {"site": site}, resamples=100)
+    north, south = (row.measures for row in rows)
+    assert all(north[measure].value == 1 for measure in ("sensitivity", "specificity", "auc"))
+    assert all(np.isnan(north[measure].low) for measure in ("sensitivity", "specificity", "auc"))
+    assert [measure for measure in MEASURED if np.isnan(south[measure].low)] == ["sensitivity", "auc"]  # of 4 patients
+    of = {gap.measure: gap.gap for gap in gaps}
+    assert of["auc"].value == pytest.approx(1 - south["auc"].value)
+    assert np.isnan(of["auc"].low)
+    assert of["specificity"].low < of["specificity"].value
