@@ -9,6 +9,7 @@ is done lies in the folder and is not done again.
 """
 
 import argparse
+import csv
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -24,16 +25,17 @@ from ols.data.sampled_confounder import SampledConfounder
 from ols.data.sources.table import Table
 from ols.data.splits import Folds, load_folds
 from ols.data.transforms import EvalTransform, Preprocessing
+from ols.evaluation.confounding import FORMS, Arm, ConfoundedRow, confounder_report
+from ols.evaluation.draws import BinaryOutputs
 from ols.files import written_aside
 from ols.metrics.auc import auc
 from ols.representations.features import cached_features, weights_checksum
 from ols.representations.probe_heads import LOGISTIC, Problem
+from ols.runs.environment import environment_record
 from ols.runs.export import run_normalization
 from ols.runs.run_model import build_run_model
 from ols.tasks import build_task_for
 from ols.training.machine import seed_everything
-
-FORMS = ("matched", "clean", "inverted")
 
 
 def features_of(start: str, table: Table, confounders: list[str], options: argparse.Namespace) -> dict[str, Tensor]:
@@ -106,8 +108,41 @@ def run_cell(both: Tensor, table: Table, folds: Folds, confounder: str, share: f
     return {form: np.concatenate(parts) for form, parts in found.items()}
 
 
+def write_report(table: Table, confounders: list[str], options: argparse.Namespace) -> None:
+    """Measure the scores of all cells; the AUC is the mean of the folds'."""
+    folder, lines, parts = Path(options.output), [["confounder", *ConfoundedRow._fields]], []
+    for confounder in confounders:
+        tests = {}
+        for start in options.starts:
+            source = start.partition(":")[0]
+            for share in options.shares:
+                with np.load(cell_path(options, confounder, source, share)) as cell:
+                    for form in FORMS:
+                        images = cell[form][:, 0].astype(int)
+                        tests[Arm(source, share, form)] = BinaryOutputs(
+                            cell[form][:, 2],
+                            table.targets[images] == 1,
+                            np.array([table.sample_group(i) for i in images.tolist()]),
+                            [table.sample_id(i) for i in images.tolist()],
+                            cell[form][:, 1].astype(int),
+                        )
+        found = confounder_report(tests)
+        lines += [[confounder, *row] for row in found.rows]
+        parts.append(f"## {confounder}\n\n{found.markdown()}")
+    with written_aside(folder / "heads.csv") as aside, aside.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(lines)
+    conditions = environment_record(torch.device("cpu"), 1, 1)
+    with written_aside(folder / "heads.md") as aside:
+        aside.write_text(f"# Heads under a confounder\n\n{conditions}\n\n" + "\n".join(parts))
+
+
+def cell_path(options: argparse.Namespace, confounder: str, source: str, share: float) -> Path:
+    """Return where the scores of a cell lie."""
+    return Path(options.output, "cells", f"{confounder}-{source}-{share:g}.npz")
+
+
 def main() -> None:
-    """Compute what is not there yet."""
+    """Compute what is not there yet, and measure all of it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="table of targets")
     parser.add_argument("--target", required=True, help="its column of 0 and 1")
@@ -128,7 +163,7 @@ def main() -> None:
         source, both = start.partition(":")[0], None
         for confounder in [*options.confounders, *options.attributes]:
             for share in options.shares:
-                path = Path(options.output, "cells", f"{confounder}-{source}-{share:g}.npz")
+                path = cell_path(options, confounder, source, share)
                 if path.exists():
                     continue
                 both = both or features_of(start, table, options.confounders, options)
@@ -138,6 +173,7 @@ def main() -> None:
                 with written_aside(path) as aside, aside.open("wb") as file:
                     np.savez(file, **cell)
                 print(f"{path.name}: {time.perf_counter() - begun:.0f} s since the start", flush=True)
+    write_report(table, [*options.confounders, *options.attributes], options)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """How far models lean on a confounder: AUC and calibration against its share, and where the inverted AUC fails."""
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from io import StringIO
 from typing import NamedTuple
@@ -9,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ols.evaluation.draws import BinaryOutputs
-from ols.metrics.resampling import PairedDifference, bootstrap_interval, bootstrap_p, holm, resample
+from ols.metrics.resampling import PairedDifference, bootstrap_interval, bootstrap_p, enough_resamples, holm, resample
 
-RESAMPLES = 2000
 FORMS = ("matched", "clean", "inverted")  # of the test
 MEASURED = ("auc", "ece", "confidence", "confidence_less_accuracy")
 LABELS = {"auc": "AUC", "ece": "ECE", "confidence": "mean confidence", "confidence_less_accuracy": "less accuracy"}
@@ -140,7 +140,7 @@ class ConfounderReport(NamedTuple):
 
 
 def confounder_report(
-    tests: Mapping[Arm, BinaryOutputs], *, resamples: int = RESAMPLES, seed: int = 0
+    tests: Mapping[Arm, BinaryOutputs], *, resamples: int | None = None, seed: int = 0
 ) -> ConfounderReport:
     """Compare sources by what a confounder does to them.
 
@@ -150,7 +150,7 @@ def confounder_report(
     Args:
         tests: Outputs of every model on every form of the test. Those of a form are of the same images, in any order;
             of the matched form only those at the same share, as a sampled confounder has others at each.
-        resamples: Number of draws.
+        resamples: Number of draws; by default `enough_resamples` of the differences of a form and measure.
         seed: Of the draws.
 
     Returns:
@@ -175,6 +175,9 @@ def confounder_report(
         for name in ("positive", "patients"):
             if not np.array_equal(getattr(aligned[key], name), getattr(first, name)):
                 raise ValueError(f"{key.source} at {key.share:.0%}, {key.form}: other {name} than the first test")
+    if resamples is None:
+        sources, shares = len({key.source for key in tests}), len({key.share for key in tests})
+        resamples = enough_resamples(math.comb(sources, 2) * shares)
     values, drawn = {}, {}
     for key, outputs in aligned.items():
         size = len(outputs.positive)

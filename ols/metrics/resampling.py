@@ -48,6 +48,15 @@ class PairedDifference(NamedTuple):
         return cls(float(estimate), float(low), float(high), float(bootstrap_p(estimate, drawn)))
 
 
+def enough_resamples(comparisons: int) -> int:
+    """Return how many resamples leave a p that can be below .05 when it is adjusted for so many comparisons.
+
+    No `bootstrap_p` is below 2 / (R + 1), and `holm` multiplies the smallest by their number: 50 a comparison are
+    enough; never less than 2,000, which intervals need.
+    """
+    return max(2000, 50 * comparisons)
+
+
 def resample(
     statistic: Callable[[NDArray], ArrayLike],
     num_samples: int,

@@ -6,6 +6,7 @@ from ols.metrics.resampling import (
     bootstrap_interval,
     bootstrap_p,
     corrected_t_test,
+    enough_resamples,
     holm,
     paired_bootstrap,
     resample,
@@ -199,3 +200,11 @@ def test_the_corrected_t_test_at_its_ends():
     assert np.isnan(corrected_t_test([1], test_share=0.2))
     with pytest.raises(ValueError, match=r"test_share must lie in \(0, 1\)"):
         corrected_t_test([1, 2], test_share=1)
+
+
+def test_enough_resamples_leave_a_p_below_5_percent_however_many_comparisons_there_are():
+    for comparisons in (1, 45, 400):
+        draws = np.ones(enough_resamples(comparisons))  # none deviates by the difference: p is at its floor
+        found = float(bootstrap_p(1.0, draws))
+        assert holm([found, *[1.0] * (comparisons - 1)])[0] < 0.05
+    assert enough_resamples(1) == 2000

@@ -12,7 +12,6 @@ from ols.studies.findings.words import count_of, p_text
 from ols.studies.labels import CONFOUNDER_SHARE
 from ols.tasks.report.parts import Cell, Column, Drawing, Drawings, Row, Section, Table, Text
 
-RESAMPLES = 1000
 COMPARED = ("auc", "ece", "confidence_less_accuracy")
 
 
@@ -67,7 +66,7 @@ def _report(ways: Sequence[Way], along: str, shared: Container[tuple[str, str]])
             tests[arm] = BinaryOutputs.of_trainings(found, positive)
     order = list(dict.fromkeys(way.labels[along] for way in ways))
     tests = dict(sorted(tests.items(), key=lambda item: order.index(item[0].source)))
-    return confounder_report(tests, resamples=RESAMPLES)
+    return confounder_report(tests)
 
 
 def _measures(report: ConfounderReport, along: str) -> Table:

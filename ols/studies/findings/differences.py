@@ -14,6 +14,7 @@ from ols.metrics.measures import find_measure
 from ols.metrics.resampling import (
     PairedDifference,
     Statistic,
+    enough_resamples,
     holm,
     resample,
 )
@@ -22,8 +23,6 @@ from ols.studies.labels import FOLD, SEED
 from ols.studies.statistics import Paired, TrainedCell, paired_trainings
 from ols.tasks.binary import Binary
 
-RESAMPLES = 2000  # at least
-RESAMPLES_PER_COMPARISON = 50  # so that Holm's correction of their number leaves p that can be below 0.05
 SHOWN = 0.05  # adjusted p below which a difference is called shown
 
 
@@ -82,8 +81,7 @@ def compare_along(
         ways: What `choose_ways` returns.
         along: Name of the axis.
         reference: Label of the value that is subtracted; by default the first.
-        resamples: Number of draws of patients; by default 2,000, or 50 for each comparison where those are more: no p
-            is below 2 / (resamples + 1) before it is adjusted for their number.
+        resamples: Number of draws of patients; by default `enough_resamples` of the comparisons of a measure.
         seed: Of the draws.
 
     Raises:
@@ -101,7 +99,7 @@ def compare_along(
         places.setdefault(setting, {})[way.labels[along]] = way
     if resamples is None:
         family = sum(len(there) - 1 for there in places.values() if reference in there)
-        resamples = max(RESAMPLES, RESAMPLES_PER_COMPARISON * family)
+        resamples = enough_resamples(family)
     found: list[Difference] = []
     for setting, there in places.items():
         for label in labels:
