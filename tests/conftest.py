@@ -120,19 +120,19 @@ def figures_as_a_pixel():
         yield
 
 
-def export_fresh_net(folder: Path, preprocessing) -> None:
-    """Write an export of a small net that tells ill from healthy, with the weights of seed 0."""
+def export_fresh_net(folder: Path, preprocessing, *, classes=("healthy", "ill"), seed: int = 0) -> None:
+    """Write an export of a small net that tells two classes apart, with the weights of a seed."""
     import torch
 
     from ols.models.build import build_model
     from ols.runs.export import export_model
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     export_model(
         folder,
         build_model("test_resnet", 2, 1),
         architecture="test_resnet",
-        classes=["healthy", "ill"],
+        classes=list(classes),
         groups=["set", "set"],
         preprocessing=preprocessing,
         metrics={},

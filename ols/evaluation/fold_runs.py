@@ -9,6 +9,12 @@ from ols.runs.folder import RunFolder
 from ols.tasks import find_task
 
 
+def holds_folds(folder: Path) -> bool:
+    """Return whether a folder holds the folds of a fine-tuning, and is no run and no export itself."""
+    own = any((folder / name).is_file() for name in ("config.yaml", "config.json"))
+    return not own and any(folder.glob("fold[0-9]*"))
+
+
 def fold_runs(folder: Path) -> list[RunFolder]:
     """Return the runs in a folder of folds, `fold0` and so on, in their order.
 

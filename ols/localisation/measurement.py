@@ -21,6 +21,10 @@ CURVES = ("dice", "iou")  # a value for each threshold
 MEASURES = (*CURVES, "dice_own_area", "iou_own_area", "pointing", "energy")
 
 
+class NoLesionError(ValueError):
+    """No image has a lesion that a map could hit."""
+
+
 @dataclass(frozen=True)
 class Localised:
     """Where a model looked on marked images, and how well that hits.
@@ -73,8 +77,8 @@ def localise(
         seed: Of the random maps.
 
     Raises:
-        ValueError: The data set is a pack, whose pixels are not those that were marked, no lesion is in view, or see
-            `activation_maps`.
+        NoLesionError: No lesion is in view.
+        ValueError: The data set is a pack, whose pixels are not those that were marked, or see `activation_maps`.
     """
     if isinstance(loader.source, Pack):
         raise ValueError("a pack has other pixels than were marked: name the data set that it was made of")
@@ -111,10 +115,10 @@ def localise(
             }
         )
     if not parts:
-        raise ValueError(f"none of the {empty} masks has a lesion: there is nothing to hit")
+        raise NoLesionError(f"none of the {empty} masks has a lesion: there is nothing to hit")
     whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     if not (whole["area"] > 0).any():
-        raise ValueError(f"the crop that the model sees has none of the {len(whole['area'])} marked lesions in it")
+        raise NoLesionError(f"the crop that the model sees has none of the {len(whole['area'])} marked lesions in it")
     return Localised(
         indices=whole["index"].numpy(),
         logits=whole["logits"],

@@ -49,31 +49,26 @@ def best_median_worst(dice: NDArray) -> dict[str, list[int]]:
     return {kind: found for kind, found in parts.items() if found}
 
 
-def read_overlays(
-    loader: EvalLoader, regions: Regions, found: Localised, chosen: Mapping[str, Sequence[int]]
-) -> dict[str, list[Overlay]]:
-    """Read the images to show again, as the model sees them.
+def read_overlay(loader: EvalLoader, regions: Regions, found: Localised, position: int) -> Overlay:
+    """Read an image to show it again, as the model sees it.
 
     Args:
-        loader: That they were localised with.
-        regions: Their masks.
+        loader: That it was localised with.
+        regions: Its mask.
         found: Of `localise`.
-        chosen: Positions in `found`, by the name of a row: see `best_median_worst`.
+        position: Of the image in `found`.
     """
-    source, transform = loader.source, EvalTransform(loader.preprocessing)
-    kind = next(iter(found.scores))
-    rows: dict[str, list[Overlay]] = {}
-    for name, positions in chosen.items():
-        indices = found.indices[list(positions)]
-        masks = read_masks(loader, regions, indices.tolist())[0].numpy()
-        draws = transform.draw(np.zeros(len(indices), np.int64), indices)
-        rows[name] = []
-        for mask, draw, index, position in zip(masks, draws, indices.tolist(), positions, strict=True):
-            pixels = transform(source.read(index), draw)
-            enlarged = enlarge(found.maps[position][None], (pixels.shape[1], pixels.shape[2]))[0].numpy()
-            dice = float(found.scores[kind]["dice_own_area"][position])
-            rows[name].append(Overlay(source.sample_id(index), pixels, mask, enlarged, dice))
-    return rows
+    index = int(found.indices[position])
+    transform = EvalTransform(loader.preprocessing)
+    (draw,) = transform.draw(np.zeros(1, np.int64), found.indices[[position]])
+    pixels = transform(loader.source.read(index), draw)
+    return Overlay(
+        name=loader.source.sample_id(index),
+        pixels=pixels,
+        mask=read_masks(loader, regions, [index])[0][0].numpy(),
+        map=enlarge(found.maps[position][None], (pixels.shape[1], pixels.shape[2]))[0].numpy(),
+        dice=float(next(iter(found.scores.values()))["dice_own_area"][position]),
+    )
 
 
 def draw_overlays(rows: Mapping[str, Sequence[Overlay]], *, title: str) -> Figure:

@@ -4,16 +4,17 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-from numpy.typing import NDArray
+import numpy as np
 
 from ols.files import write_file, written_aside
-from ols.localisation.measurement import CENTRE, GRADIENT, MEASURES, RANDOM, Localised
+from ols.localisation.measurement import CENTRE, GRADIENT, MEASURES, RANDOM
+from ols.localisation.overlays import best_median_worst, draw_overlays
+from ols.localisation.scored_images import ScoredImages
 from ols.localisation.summary import Estimate, Group, summarise
 
 FORMAT = 1
@@ -40,10 +41,11 @@ class LocalisationReport:
     Args:
         name: Of the model.
         split: Whose images these are.
+        folds: Whose models looked, each at the images of its own fold; empty for a single model.
         explained: Whose evidence was looked for: `true`, `predicted`, or the label of a class.
         layer: Whose output the feature map is.
         feature_map: Its height and width.
-        thresholds: By map, a share of its maximum.
+        thresholds: By map, a share of its maximum; of folds a list of those of each.
         chosen_on: Where the thresholds are from.
         lesion_area: Mean share of the image that a lesion covers.
         empty: Images whose mask is empty: they have no score.
@@ -56,10 +58,11 @@ class LocalisationReport:
 
     name: str
     split: str
+    folds: list[str]
     explained: str
     layer: str
     feature_map: tuple[int, int]
-    thresholds: dict[str, float]
+    thresholds: Mapping[str, Any]
     chosen_on: str
     lesion_area: float
     empty: int
@@ -71,43 +74,52 @@ class LocalisationReport:
 
 
 def build_report(
-    found: Localised,
-    scores: Mapping[str, Mapping[str, NDArray]],
-    *,
-    right: NDArray,
-    patients: Sequence[str],
-    **described: Any,
+    images: ScoredImages, *, name: str, split: str, explained: str, ahead: dict[str, dict[str, Estimate]]
 ) -> LocalisationReport:
     """Summarise the scores of all images, and of those that are predicted right and wrong.
 
     Args:
-        found: Of `localise`.
-        scores: Of `scores_at`.
-        right: Of `answered_right` `[N]`.
-        patients: Patient of each image `[N]`.
-        described: The other arguments of a `LocalisationReport`.
+        images: With their scores.
+        name: Of the model, or of the folder of its folds.
+        split: Whose images these are.
+        explained: Whose evidence was looked for.
+        ahead: By how much the map is ahead of other models', see `ScoredImages.ahead_of`.
     """
-    chosen = {"all": None, "right": right == 1, "wrong": right == 0}
+    chosen = {"all": None, "right": images.right == 1, "wrong": images.right == 0}
     return LocalisationReport(
-        feature_map=(found.maps.shape[1], found.maps.shape[2]),
-        lesion_area=float(found.areas[found.areas > 0].mean()),
-        empty=found.empty,
-        out_of_view=int((found.areas == 0).sum()),
-        blank=int((found.maps.amax(dim=(1, 2)) == 0).sum()),
-        groups={name: summarise(scores, chosen=which, patients=patients) for name, which in chosen.items()},
-        **described,
+        name=name,
+        split=split,
+        folds=list(dict.fromkeys(images.folds)),
+        explained=explained,
+        layer=images.layer,
+        feature_map=images.feature_map,
+        thresholds=images.thresholds,
+        chosen_on=images.chosen_on,
+        lesion_area=float(images.areas[images.areas > 0].mean()),
+        empty=images.empty,
+        out_of_view=int((images.areas == 0).sum()),
+        blank=int(images.blank.sum()),
+        groups={
+            group: summarise(images.scores, chosen=which, patients=images.patients) for group, which in chosen.items()
+        },
+        ahead=ahead,
+        conditions=images.conditions,
     )
 
 
-def write_report(folder: Path, report: LocalisationReport, rows: Sequence[Mapping[str, Any]], figure: Figure) -> None:
+def write_report(folder: Path, report: LocalisationReport, images: ScoredImages) -> None:
     """Write `localisation.csv`, `localisation.json`, `localisation.md` and `overlays.png`.
 
     Args:
         folder: Where to.
         report: What was found.
-        rows: A row for each image, all with the same keys.
-        figure: Of `draw_overlays`.
+        images: That it was found on.
     """
+    rows = images.rows()
+    chosen = best_median_worst(images.own["dice_own_area"])
+    figure = draw_overlays(
+        {kind: [images.overlays[place]() for place in places] for kind, places in chosen.items()}, title=report.name
+    )
     table = io.StringIO()
     writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -125,12 +137,12 @@ def render_markdown(report: LocalisationReport) -> str:
     whole = report.groups["all"]
     own = next(iter(whole.maps))
     whose = {"true": "the true class", "predicted": "the predicted class"}.get(report.explained, report.explained)
+    together = f", {len(report.folds)} folds together," if report.folds else ""
     parts = [
         f"# Where {report.name} looks",
         f"{LABELS[own]} of {whose} at `{report.layer}` ({report.feature_map[0]} x {report.feature_map[1]} places) on "
-        f"{whole.images:,} images of {report.split} whose lesion is marked ({whole.patients:,} patients); it covers "
-        f"{report.lesion_area:.1%} of the image on average. "
-        f"{report.chosen_on}",
+        f"{whole.images:,} images of {report.split}{together} whose lesion is marked ({whole.patients:,} patients); it "
+        f"covers {report.lesion_area:.1%} of the image on average. {report.chosen_on}",
     ]
     notes = {
         "more have an empty mask, and no score.": report.empty,
@@ -165,22 +177,9 @@ def summary_table(columns: Mapping[str, Mapping[str, Estimate]], *, prefix: str 
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def image_rows(
-    scores: Mapping[str, Mapping[str, NDArray]], others: Mapping[str, Sequence[Any]]
-) -> list[dict[str, Any]]:
-    """Return a row for each image: what is known of it, then its scores as `MAP_MEASURE`.
-
-    Args:
-        scores: Of `scores_at`, float64 `[N]` each.
-        others: Columns before them `[N]` each, such as its name.
-    """
-    columns: dict[str, Sequence[Any]] = dict(others)
-    columns |= {f"{name}_{m}": values.tolist() for name, of_map in scores.items() for m, values in of_map.items()}
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-
-
 def _thresholds(report: LocalisationReport) -> str:
-    return ", ".join(f"{LABELS[name]} {value:.2f}" for name, value in report.thresholds.items()) or "none"
+    shares = {name: "/".join(f"{share:.2f}" for share in np.atleast_1d(of)) for name, of in report.thresholds.items()}
+    return ", ".join(f"{LABELS[name]} {text}" for name, text in shares.items()) or "none"
 
 
 def _heading(group: str) -> str:

@@ -96,6 +96,22 @@ def test_masks_of_files_and_their_boxes_are_scored_the_same_and_models_are_compa
     assert {estimate["mean"] for estimate in report["ahead"]["net"].values()} == {0}
 
 
+def test_an_image_that_all_folds_test_counts_once_each_and_is_drawn_with_its_patient(folder, tmp_path, capsys):
+    for place in ("arm/fold0", "arm/fold1", "single"):
+        shutil.copytree(folder / "net", tmp_path / place)
+    options = [f"--boxes={folder / 'boxes.csv'}", f"--output={tmp_path / 'found'}"]
+    _localise(folder, *options, also=[tmp_path / "single", tmp_path / "arm"])
+    single, arm = (
+        json.loads((tmp_path / "found" / name / "localisation.json").read_text()) for name in ("single", "arm")
+    )
+    assert (arm["groups"]["all"]["images"], arm["groups"]["all"]["patients"]) == (14, 7)
+    for measure, estimate in single["groups"]["all"]["maps"]["grad_cam"].items():
+        assert arm["groups"]["all"]["maps"]["grad_cam"][measure] == pytest.approx(estimate)
+    assert set(single["ahead"]) == {"net"}
+    assert not arm["ahead"]
+    assert f"{tmp_path / 'arm'} is not compared with single, which has other images" in capsys.readouterr().out
+
+
 def test_what_is_wrong_is_named_on_one_line(folder, tmp_path, capsys):
     boxes = f"--boxes={folder / 'boxes.csv'}"
     with _refused("no class is named 'il'; there are healthy, ill, true and predicted"):
