@@ -228,8 +228,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(8)))
     parser.add_argument("--losses", nargs="+", default=list(LOSSES), choices=LOSSES | FURTHER_LOSSES)
+    parser.add_argument("--noises", nargs="+", default=list(NOISES), choices=NOISES)
+    parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), choices=SIZES)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "ols_map.jsonl")
-    parser.add_argument("--report", type=Path, default=None, help="train nothing; write tables and figures there")
+    parser.add_argument(
+        "--report", type=Path, default=None, help="train nothing; write tables and figures of --losses there"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.output.parent.mkdir(parents=True, exist_ok=True)
@@ -242,7 +246,7 @@ def main() -> None:
             )
             for noise, size, steps in product(NOISES, SIZES, LENGTHS)
         ]
-        trained = [cell for cell in cells if cell.get("loss") in LOSSES]
+        trained = [cell for cell in cells if cell.get("loss") in args.losses]
         if not trained:
             parser.error(f"{args.output} has no cell yet")
         print(write_report(trained, places, args.report))
@@ -253,7 +257,8 @@ def main() -> None:
     with args.output.open("a") as file:
         print(json.dumps({"format": 1, "environment": environment}), file=file, flush=True)
         for seed in args.seeds:
-            wanted = [cell for cell in product([seed], NOISES, SIZES, LENGTHS, args.losses) if tuple(cell) not in done]
+            asked = product([seed], args.noises, args.sizes, LENGTHS, args.losses)
+            wanted = [cell for cell in asked if cell not in done]
             if not wanted:
                 continue
             sizes = {"test": TEST_IMAGES, "val": VAL_IMAGES, "train": SIZES[-1] * K}

@@ -92,6 +92,7 @@ def similarity(opened: "Opened", options: Namespace, place: "Place") -> dict[str
 
 def localisation(opened: "Opened", options: Namespace, place: "Place") -> dict[str, float]:
     """Score the network's maps on the marked images."""
+    from ols.evaluation.localised_images import LOCALISED
     from ols.localisation.columns import localisation_columns
     from ols.localisation.questions import explained_classes
     from ols.localisation.regions import marked_images
@@ -103,7 +104,7 @@ def localisation(opened: "Opened", options: Namespace, place: "Place") -> dict[s
     if not len(marked["test"]):
         raise ValueError(f"{opened.trained.name}: no image of test is marked: there is nothing to hit")
     splits = [split for split in ("val", "test") if len(marked[split])]
-    return localisation_columns(
+    columns, images = localisation_columns(
         opened.trained.load(task.classes).to(place.device),
         {s: opened.loader(s, pool=marked[s], batch_size=options.batch_size, place=place) for s in splits},
         regions,
@@ -113,6 +114,8 @@ def localisation(opened: "Opened", options: Namespace, place: "Place") -> dict[s
             for split in splits
         },
     )
+    images.write(opened.trained.output / LOCALISED)
+    return columns
 
 
 def confounder(opened: "Opened", options: Namespace, place: "Place") -> dict[str, float]:

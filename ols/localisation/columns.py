@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ols.data.loading import EvalLoader
+from ols.evaluation.localised_images import ImageScores
 from ols.localisation.measurement import CENTRE, localise
 from ols.localisation.regions import Regions
 from ols.localisation.summary import choose_thresholds, scores_at, summarise
@@ -21,7 +22,7 @@ def localisation_columns(
     *,
     classes: Mapping[str, NDArray | None],
     kind: str = "grad_cam",
-) -> dict[str, float]:
+) -> tuple[dict[str, float], ImageScores]:
     """Score a network's maps and the centre prior against the marked test images, at thresholds chosen on validation.
 
     Args:
@@ -33,15 +34,23 @@ def localisation_columns(
 
     Returns:
         `localisation/<measure>` (`dice` at the chosen threshold, `dice_own_area`, `pointing`, `energy`), each beside
-        that of the centre prior, `localisation/<measure>_centre_prior`; and `localisation/images`.
+        that of the centre prior, `localisation/<measure>_centre_prior`; and `localisation/images`. Then the scores of
+        each image that these are means of.
     """
     found = {
         split: localise(model, loader, regions, classes=classes[split], kind=kind) for split, loader in loaders.items()
     }
     thresholds = choose_thresholds(found["val"]) if "val" in found else {}
-    summary = summarise(scores_at(found["test"], thresholds), resamples=1)
+    scores = scores_at(found["test"], thresholds)
+    summary = summarise(scores, resamples=1)
     columns = {"localisation/images": float(summary.images)}
     for name, end in ((kind, ""), (CENTRE, f"_{CENTRE}")):
         means = summary.maps[name]
         columns |= {f"localisation/{measure}{end}": means[measure].mean for measure in SHOWN if measure in means}
-    return {name: value for name, value in columns.items() if not math.isnan(value)}
+    source, indices = loaders["test"].source, found["test"].indices.tolist()
+    images = ImageScores(
+        [source.sample_id(index) for index in indices],
+        [source.sample_group(index) for index in indices],
+        {name: {m: scores[name][m] for m in SHOWN if m in scores[name]} for name in (kind, CENTRE)},
+    )
+    return {name: value for name, value in columns.items() if not math.isnan(value)}, images

@@ -11,6 +11,7 @@ from safetensors import safe_open
 
 from ols.config import ProbeConfig
 from ols.evaluation.confounding import FORMS
+from ols.evaluation.localised_images import LOCALISED, ImageScores
 from ols.evaluation.predictions import Predictions, load_predictions
 from ols.files import read_record
 from ols.runs.export import load_description
@@ -37,6 +38,7 @@ class CellResult:
         curve: Epoch, and that measure on validation, one by one.
         columns: Further numbers that the study asked for, by name.
         forms: Predictions of the test images in each form of a confounder's test, where they were asked for.
+        localised: How well its maps hit each marked test image, where that was asked for.
     """
 
     labels: dict[str, str]
@@ -50,6 +52,7 @@ class CellResult:
     curve: list[tuple[int, float]]
     columns: dict[str, float]
     forms: dict[str, Predictions] = field(default_factory=dict)
+    localised: ImageScores | None = None
 
     def value(self, split: Predictions) -> float:
         """Return its measure of a split's predictions; NaN where it is undefined."""
@@ -101,6 +104,7 @@ def _load(run: Run, logs: Path) -> CellResult:
             for form in FORMS
             if (path := folder.predictions("test", form)).is_file()
         },
+        localised=ImageScores.read(file) if (file := folder.evaluation / LOCALISED).is_file() else None,
     )
 
 

@@ -16,6 +16,7 @@ from ols.files import write_file
 from ols.metrics.measures import find_measure
 from ols.studies.findings.confounders import confounder_section
 from ols.studies.findings.differences import Difference, compare_along
+from ols.studies.findings.localisation import localisation_section
 from ols.studies.findings.sections import (
     calibration_section,
     cells_section,
@@ -99,6 +100,7 @@ def write_study_page(
         early_section(ways, along),
         calibration_section(ways, along),
         confounder_section(ways, along),
+        localisation_section(ways, along, reference=reference),
         columns_section(ways),
         cost_section(ways, along),
         conditions_section(ways),
