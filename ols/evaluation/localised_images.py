@@ -18,7 +18,7 @@ FEWEST = 5  # patients that an interval is drawn from
 
 
 @dataclass(frozen=True)
-class ImageScores:
+class LocalisedImages:
     """Scores of marked images.
 
     Args:
@@ -44,7 +44,7 @@ class ImageScores:
         write_file(path, text.getvalue())
 
     @classmethod
-    def read(cls, path: Path) -> "ImageScores":
+    def read(cls, path: Path) -> "LocalisedImages":
         """Read what `write` has written."""
         with path.open(newline="") as file:
             header, *rows = csv.reader(file)
@@ -55,21 +55,21 @@ class ImageScores:
             scores.setdefault(name, {})[measure] = np.array([float(cell or "nan") for cell in cells])
         return cls(list(columns[0]), list(columns[1]), scores)
 
-    def in_order_of_names(self) -> "ImageScores":
+    def in_order_of_names(self) -> "LocalisedImages":
         """Return the same scores with the images in the order of their names."""
         order = np.argsort(self.names, kind="stable").tolist()
-        return ImageScores(
+        return LocalisedImages(
             [self.names[place] for place in order],
             [self.patients[place] for place in order],
             {name: {m: values[order] for m, values in of_map.items()} for name, of_map in self.scores.items()},
         )
 
-    def ahead(self) -> "ImageScores":
+    def ahead(self) -> "LocalisedImages":
         """Return by how much the activation map is ahead of the second one, as the scores of a single map."""
         (name, own), (_, other) = list(self.scores.items())[:2]
-        return ImageScores(self.names, self.patients, {name: {m: own[m] - other[m] for m in own if m in other}})
+        return LocalisedImages(self.names, self.patients, {name: {m: own[m] - other[m] for m in own if m in other}})
 
-    def less(self, other: "ImageScores") -> "ImageScores":
+    def less(self, other: "LocalisedImages") -> "LocalisedImages":
         """Return scores less those of the same images by another model.
 
         Raises:
@@ -81,7 +81,7 @@ class ImageScores:
             name: {m: values - other.scores[name][m] for m, values in of_map.items() if m in other.scores[name]}
             for name, of_map in self.scores.items()
         }
-        return ImageScores(self.names, self.patients, scores)
+        return LocalisedImages(self.names, self.patients, scores)
 
     def means(self, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, tuple[float, float, float]]:
         """Return the mean of each measure of the activation map, with its 95 % interval, patients drawn anew.

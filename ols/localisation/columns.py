@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ols.data.loading import EvalLoader
-from ols.evaluation.localised_images import ImageScores
+from ols.evaluation.localised_images import LocalisedImages
 from ols.localisation.measurement import CENTRE, localise
 from ols.localisation.regions import Regions
 from ols.localisation.summary import choose_thresholds, scores_at, summarise
@@ -22,7 +22,7 @@ def localisation_columns(
     *,
     classes: Mapping[str, NDArray | None],
     kind: str = "grad_cam",
-) -> tuple[dict[str, float], ImageScores]:
+) -> tuple[dict[str, float], LocalisedImages]:
     """Score a network's maps and the centre prior against the marked test images, at thresholds chosen on validation.
 
     Args:
@@ -48,7 +48,7 @@ def localisation_columns(
         means = summary.maps[name]
         columns |= {f"localisation/{measure}{end}": means[measure].mean for measure in SHOWN if measure in means}
     source, indices = loaders["test"].source, found["test"].indices.tolist()
-    images = ImageScores(
+    images = LocalisedImages(
         [source.sample_id(index) for index in indices],
         [source.sample_group(index) for index in indices],
         {name: {m: scores[name][m] for m in SHOWN if m in scores[name]} for name in (kind, CENTRE)},

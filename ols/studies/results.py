@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from ols.config import ProbeConfig
 from ols.evaluation.confounding import FORMS
-from ols.evaluation.localised_images import LOCALISED, ImageScores
+from ols.evaluation.localised_images import LOCALISED, LocalisedImages
 from ols.evaluation.predictions import Predictions, load_predictions
 from ols.files import read_record
 from ols.runs.export import load_description
@@ -52,7 +52,7 @@ class CellResult:
     curve: list[tuple[int, float]]
     columns: dict[str, float]
     forms: dict[str, Predictions] = field(default_factory=dict)
-    localised: ImageScores | None = None
+    localised: LocalisedImages | None = None
 
     def value(self, split: Predictions) -> float:
         """Return its measure of a split's predictions; NaN where it is undefined."""
@@ -104,7 +104,7 @@ def _load(run: Run, logs: Path) -> CellResult:
             for form in FORMS
             if (path := folder.predictions("test", form)).is_file()
         },
-        localised=ImageScores.read(file) if (file := folder.evaluation / LOCALISED).is_file() else None,
+        localised=LocalisedImages.read(file) if (file := folder.evaluation / LOCALISED).is_file() else None,
     )
 
 

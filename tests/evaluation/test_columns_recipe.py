@@ -15,7 +15,7 @@ from ols.data.loading import EvalLoader
 from ols.data.sampling import EvalBatches
 from ols.data.sources.folder import ImageFolder
 from ols.data.transforms import EvalTransform, Preprocessing
-from ols.evaluation.localised_images import LOCALISED, ImageScores
+from ols.evaluation.localised_images import LOCALISED, LocalisedImages
 from ols.files import read_record
 from ols.models.build import build_model
 from ols.representations.columns import similarity_columns
@@ -82,7 +82,7 @@ def test_localisation_is_that_of_its_own_recipe_and_families_lie_beside_each_oth
     with (folder / "found" / "localisation.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert found["localisation/images"] == len(rows) == 8
-    images = ImageScores.read(folder / "net" / "evaluation" / LOCALISED)
+    images = LocalisedImages.read(folder / "net" / "evaluation" / LOCALISED)
     assert (images.names, images.patients) == ([row["filename"] for row in rows], [row["patient"] for row in rows])
     for measure in ("dice", "dice_own_area", "pointing", "energy"):
         for name, end in (("grad_cam", ""), ("centre_prior", "_centre_prior")):

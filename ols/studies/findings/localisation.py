@@ -5,7 +5,7 @@ from itertools import chain
 
 import numpy as np
 
-from ols.evaluation.localised_images import ImageScores
+from ols.evaluation.localised_images import LocalisedImages
 from ols.studies.findings.trainings import Way, describe, repetition, shared_repetitions
 from ols.studies.findings.words import count_of
 from ols.tasks.report.parts import Cell, Column, Part, Row, Section, Table, Text
@@ -65,13 +65,13 @@ def localisation_section(ways: Sequence[Way], along: str, *, reference: str | No
     return Section("localisation", "Where networks look", parts)
 
 
-def _pooled(way: Way, only: Container[tuple[str, str]] | None = None) -> ImageScores:
+def _pooled(way: Way, only: Container[tuple[str, str]] | None = None) -> LocalisedImages:
     """Return the images of a way's chosen cells together, by fold and seed, each cell's in the order of their names."""
     cells = {repetition(cell.labels): cell.localised for cell in way.chosen}
     parts = [
         images.in_order_of_names() for key, images in sorted(cells.items()) if images and (not only or key in only)
     ]
-    return ImageScores(
+    return LocalisedImages(
         list(chain.from_iterable(part.names for part in parts)),
         list(chain.from_iterable(part.patients for part in parts)),
         {

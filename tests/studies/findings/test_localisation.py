@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ols.evaluation.localised_images import ImageScores
+from ols.evaluation.localised_images import LocalisedImages
 from ols.studies.findings.localisation import localisation_section
 from ols.studies.findings.trainings import choose_ways
 from ols.tasks.report.parts import Table
@@ -26,7 +26,7 @@ def cells(make_cells):
             name: {measure: shift + 0.5 * rng.random(len(names)) for measure in MEASURES}
             for name, shift in (("grad_cam", 0.1 + better), ("centre_prior", 0.1))
         }
-        found.append(replace(cell, localised=ImageScores(names, patients, scores)))
+        found.append(replace(cell, localised=LocalisedImages(names, patients, scores)))
     return found
 
 
@@ -95,7 +95,7 @@ def test_scores_are_read_as_they_were_written(cells, tmp_path):
     images = shifted(cells[0].localised, dict.fromkeys(cells[0].localised.names, 1 / 3))
     images.scores["grad_cam"]["dice"][0] = np.nan
     images.write(tmp_path / "images.csv")
-    again = ImageScores.read(tmp_path / "images.csv")
+    again = LocalisedImages.read(tmp_path / "images.csv")
     assert (again.names, again.patients) == (images.names, images.patients)
     assert list(again.scores) == ["grad_cam", "centre_prior"]
     for name, of_map in images.scores.items():
