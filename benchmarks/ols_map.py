@@ -62,6 +62,11 @@ LOSSES: dict[str, dict] = {
 }
 FURTHER_LOSSES: dict[str, dict] = {  # trained where `--losses` names them
     "ols_robust": {"name": "ols", "preset": "robust"},
+    "ols_hard_0.3": {"name": "ols", "hard_weight": 0.3},
+    "ols_hard_0.7": {"name": "ols", "hard_weight": 0.7},
+    "ols_hard_0.9": {"name": "ols", "hard_weight": 0.9},
+    "ols_momentum_0.5": {"name": "ols", "momentum": 0.5},
+    "ols_unseen_uniform": {"name": "ols", "unseen": "uniform"},
     "ols_smoothed_warm_10": {"name": "ols", "initial": "smoothed", "min_correct": 10},
     "label_smoothing_pp": {"name": "label_smoothing_pp"},
     "progressive_self_kd": {"name": "progressive_self_kd"},
