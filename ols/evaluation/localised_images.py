@@ -10,11 +10,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ols.files import write_file
-from ols.metrics.resampling import bootstrap_interval, mean_of_counts, resample
+from ols.metrics.resampling import bootstrap_interval, resample
 
 LOCALISED = "localised_images.csv"  # name of the file in what is measured of a run
 RESAMPLES = 2000
 FEWEST = 5  # patients that an interval is drawn from
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over images.
+
+    Args:
+        mean: NaN without an image.
+        low: Lower end of its 95 % interval; NaN for fewer than five patients, or where all images have the same score:
+            these give no idea of how far others may be from them.
+        high: Upper end.
+    """
+
+    mean: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -83,25 +99,50 @@ class LocalisedImages:
         }
         return LocalisedImages(self.names, self.patients, scores)
 
-    def means(self, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, tuple[float, float, float]]:
+    def means(self, *, floor: float = 0.0, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Estimate]:
         """Return the mean of each measure of the activation map, with its 95 % interval, patients drawn anew.
 
-        Ends are NaN for fewer than five patients, or where all images have the same score.
-
         Args:
+            floor: Least value that a score may have: 0, or -1 of a difference.
             resamples: Number of draws.
             seed: Of the draws.
         """
-        found = {}
-        patients = np.array(self.patients)
-        for measure, scores in next(iter(self.scores.values())).items():
-            known = ~np.isnan(scores)
-            values = scores[known]
-            found[measure] = (float(values.mean()) if len(values) else np.nan, np.nan, np.nan)
-            if len(np.unique(patients[known])) >= FEWEST and np.ptp(values) > 0:
-                drawn = resample(
-                    mean_of_counts(values), len(values), resamples=resamples, seed=seed, clusters=patients[known]
-                )
-                low, high = bootstrap_interval(found[measure][0], drawn)
-                found[measure] = (found[measure][0], float(low), float(high))
-        return found
+        of_map = next(iter(self.scores.values()))
+        values = np.stack(list(of_map.values()), axis=1)
+        known = ~np.isnan(values).any(axis=1)
+        patients = np.array(self.patients)[known]
+        floors = np.full(len(of_map), floor)
+        count = len(np.unique(patients))
+        found = estimate_means(values[known], floors, count, patients, resamples, seed)
+        return dict(zip(of_map, found, strict=True))
+
+
+def estimate_means(
+    values: NDArray, floors: NDArray, num_patients: int, clusters: NDArray | None, resamples: int, seed: int
+) -> list[Estimate]:
+    """Return the mean of each column of values `[N, M]`, which lie between its floor `[M]` and 1.
+
+    Args:
+        values: Of images.
+        floors: Least value that a column may have.
+        num_patients: How many the images are of.
+        clusters: Patient of each image `[N]`; None where each is of one of its own.
+        resamples: Number of draws.
+        seed: Of the draws.
+    """
+    if not len(values):
+        return [Estimate(np.nan, np.nan, np.nan)] * values.shape[1]
+    means = values.mean(axis=0)
+    if num_patients < FEWEST:
+        return [Estimate(float(mean), np.nan, np.nan) for mean in means]
+    drawn = resample(
+        lambda counts: counts @ values / counts.sum(axis=1, keepdims=True),
+        len(values),
+        resamples=resamples,
+        seed=seed,
+        clusters=clusters,
+    )
+    lows, highs = np.clip(bootstrap_interval(means, drawn), floors, 1.0)
+    spread = np.ptp(values, axis=0) > 0
+    lows, highs = np.where(spread, lows, np.nan), np.where(spread, highs, np.nan)
+    return [Estimate(*map(float, ends)) for ends in zip(means, lows, highs, strict=True)]

@@ -6,26 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ols.evaluation.localised_images import Estimate, estimate_means
 from ols.localisation.measurement import BASELINES, CURVES, MEASURES, Localised
-from ols.metrics.resampling import bootstrap_interval, resample
-
-FEWEST = 5  # patients that an interval is drawn from
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over images.
-
-    Args:
-        mean: NaN without an image.
-        low: Lower end of its 95 % interval; NaN for fewer than five patients, or where all images have the same score:
-            these give no idea of how far others may be from them.
-        high: Upper end.
-    """
-
-    mean: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -99,7 +81,7 @@ def summarise(
     num_patients = count if clusters is None else len(np.unique(clusters))
     values = np.stack(list(columns.values()), axis=1)
     floors = np.array([-1.0 if kind == "ahead" else 0.0 for kind, _, _ in columns])
-    estimates = dict(zip(columns, _estimate(values, floors, num_patients, clusters, resamples, seed), strict=True))
+    estimates = dict(zip(columns, estimate_means(values, floors, num_patients, clusters, resamples, seed), strict=True))
 
     def taken_from(kind: str, name: str) -> dict[str, Estimate]:
         return {measure: value for (of, key, measure), value in estimates.items() if (of, key) == (kind, name)}
@@ -140,27 +122,5 @@ def ahead_of(
     clusters = None if patients is None else np.asarray(patients)[usable]
     num_patients = int(usable.sum()) if clusters is None else len(np.unique(clusters))
     floors = np.full(len(measures), -1.0)
-    found = _estimate(differences[usable], floors, num_patients, clusters, resamples, seed)
+    found = estimate_means(differences[usable], floors, num_patients, clusters, resamples, seed)
     return dict(zip(measures, found, strict=True))
-
-
-def _estimate(
-    values: NDArray, floors: NDArray, num_patients: int, clusters: NDArray | None, resamples: int, seed: int
-) -> list[Estimate]:
-    """Return the mean of each column of values `[N, M]`, which lie between its floor `[M]` and 1."""
-    if not len(values):
-        return [Estimate(np.nan, np.nan, np.nan)] * values.shape[1]
-    means = values.mean(axis=0)
-    if num_patients < FEWEST:
-        return [Estimate(float(mean), np.nan, np.nan) for mean in means]
-    drawn = resample(
-        lambda counts: counts @ values / counts.sum(axis=1, keepdims=True),
-        len(values),
-        resamples=resamples,
-        seed=seed,
-        clusters=clusters,
-    )
-    lows, highs = np.clip(bootstrap_interval(means, drawn), floors, 1.0)
-    spread = np.ptp(values, axis=0) > 0
-    lows, highs = np.where(spread, lows, np.nan), np.where(spread, highs, np.nan)
-    return [Estimate(*map(float, ends)) for ends in zip(means, lows, highs, strict=True)]

@@ -1,11 +1,11 @@
 """The section of a study's page on where networks look: all folds and seeds of a way together, and what differs."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from itertools import chain
 
 import numpy as np
 
-from ols.evaluation.localised_images import LocalisedImages
+from ols.evaluation.localised_images import Estimate, LocalisedImages
 from ols.studies.findings.trainings import Way, describe, repetition, shared_repetitions
 from ols.studies.findings.words import count_of
 from ols.tasks.report.parts import Cell, Column, Part, Row, Section, Table, Text
@@ -16,7 +16,6 @@ TITLES = {
     "pointing": "pointing game",
     "energy": "energy inside",
 }
-Means = dict[str, tuple[float, float, float]]
 
 
 def localisation_section(ways: Sequence[Way], along: str, *, reference: str | None = None) -> Section | None:
@@ -32,13 +31,13 @@ def localisation_section(ways: Sequence[Way], along: str, *, reference: str | No
         return None
     reference = ways[0].labels[along] if reference is None else reference
     pooled = [_pooled(way) for way in shown]
-    means = [(images.means(), images.ahead().means()) for images in pooled]
+    means = [(images.means(), images.ahead().means(floor=-1.0)) for images in pooled]
     measures = [measure for measure in TITLES if all(measure in own for own, _ in means)]
     titles = [Column(TITLES[measure], True) for measure in measures]
     values, differences = [], []
     for way, images, (own, ahead) in zip(shown, pooled, means, strict=True):
         counts = f"{count_of(len(set(images.names)), 'image')}, {count_of(len(set(images.patients)), 'patient')}"
-        cells = [Cell(f"{own[m][0]:.3f}", beside=_ends(own, m), below=[_signed(ahead, m)]) for m in measures]
+        cells = [Cell(f"{own[m].mean:.3f}", beside=_ends(own, m), below=[_signed(ahead, m)]) for m in measures]
         values.append(Row([Cell(describe(way.labels) or "all"), Cell(counts), *cells]))
         for other in shown:
             shared = shared_repetitions(way, other)
@@ -46,7 +45,7 @@ def localisation_section(ways: Sequence[Way], along: str, *, reference: str | No
                 continue
             one, base = _pooled(way, shared), _pooled(other, shared)
             if one.names == base.names:  # else they were marked by other files
-                less = one.less(base).means()
+                less = one.less(base).means(floor=-1.0)
                 setting = describe({axis: label for axis, label in way.labels.items() if axis != along}) or "all"
                 cells = [Cell(_signed(less, m)) for m in measures]
                 differences.append(Row([Cell(setting), Cell(f"{way.labels[along]} less {reference}"), *cells]))
@@ -85,10 +84,10 @@ def _pooled(way: Way, only: Container[tuple[str, str]] | None = None) -> Localis
     )
 
 
-def _ends(means: Means, measure: str, sign: str = "") -> str:
-    _, low, high = means[measure]
+def _ends(means: Mapping[str, Estimate], measure: str, sign: str = "") -> str:
+    low, high = means[measure].low, means[measure].high
     return "" if np.isnan(low) else f"({low:{sign}.3f} to {high:{sign}.3f})"
 
 
-def _signed(means: Means, measure: str) -> str:
-    return f"{means[measure][0]:+.3f} {_ends(means, measure, '+')}".strip()
+def _signed(means: Mapping[str, Estimate], measure: str) -> str:
+    return f"{means[measure].mean:+.3f} {_ends(means, measure, '+')}".strip()

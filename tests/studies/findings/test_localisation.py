@@ -105,12 +105,13 @@ def test_scores_are_read_as_they_were_written(cells, tmp_path):
 
 def test_an_interval_draws_patients_and_needs_five(cells):
     images = cells[0].localised
-    value, low, high = images.means()["energy"]
-    assert low < value < high
+    found = images.means()["energy"]
+    assert found.low < found.mean < found.high
     patients = [name[-1] for name in images.patients]
     assert len(set(patients)) >= 5
-    _, less, more = replace(images, patients=patients).means()["energy"]
-    assert (less, more) != (low, high)
-    assert np.isnan(replace(images, patients=["a", "b"] * (len(images.names) // 2)).means()["energy"][1:]).all()
+    other = replace(images, patients=patients).means()["energy"]
+    assert (other.low, other.high) != (found.low, found.high)
+    few = replace(images, patients=["a", "b"] * (len(images.names) // 2)).means()["energy"]
+    assert np.isnan([few.low, few.high]).all()
     with pytest.raises(ValueError, match="the same images in the same order"):
         images.less(cells[1].localised)
