@@ -109,6 +109,7 @@ def localisation(opened: "Opened", options: Namespace, place: "Place") -> dict[s
         {s: opened.loader(s, pool=marked[s], batch_size=options.batch_size, place=place) for s in splits},
         regions,
         kind=options.kind,
+        layer=options.layer,
         classes={
             split: explained_classes(options.explain, task.kind, task.classes, data.sources[split].targets)
             for split in splits

@@ -30,7 +30,6 @@ def parse_options(argv: Sequence[str] | None = None) -> Namespace:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", help="folders of runs, of exports alone, or of folds")
     add_region_options(parser)
-    parser.add_argument("--layer", type=str | None, help="whose output is the feature map, by default the last such")
     parser.add_argument("--split", choices=SPLITS, default="test", help="whose images are scored")
     parser.add_argument(
         "--threshold",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ols.data.transforms import Preprocessing
-    from ols.representations.agreement import Agreement
+    from ols.evaluation.agreement import Agreement
     from ols.runs.trained_model import Trained
 
 SPLITS = ("train", "val", "test")
@@ -246,8 +246,8 @@ def of_one_size(
 
 def compare_predictions(found: "dict[str, Trained]", split: str) -> "tuple[dict[str, Agreement], list[str]]":
     """Return how far the first network's predictions agree with those of the others, and why with some they do not."""
+    from ols.evaluation.agreement import agreement_of_predictions
     from ols.evaluation.predictions import load_predictions
-    from ols.representations.agreement import agreement_of_predictions
 
     agreements, remarks = {}, []
     for role in ("second", "ceiling"):

@@ -22,6 +22,7 @@ def localisation_columns(
     *,
     classes: Mapping[str, NDArray | None],
     kind: str = "grad_cam",
+    layer: str | None = None,
 ) -> tuple[dict[str, float], LocalisedImages]:
     """Score a network's maps and the centre prior against the marked test images, at thresholds chosen on validation.
 
@@ -31,6 +32,7 @@ def localisation_columns(
         regions: Their masks.
         classes: Class to look for in each image of each split's data set, int64; None for the one that is predicted.
         kind: Kind of map, see `activation_maps`.
+        layer: Name of the module whose output is the feature map; by default the last such.
 
     Returns:
         `localisation/<measure>` (`dice` at the chosen threshold, `dice_own_area`, `pointing`, `energy`), each beside
@@ -38,7 +40,8 @@ def localisation_columns(
         each image that these are means of.
     """
     found = {
-        split: localise(model, loader, regions, classes=classes[split], kind=kind) for split, loader in loaders.items()
+        split: localise(model, loader, regions, classes=classes[split], kind=kind, layer=layer)
+        for split, loader in loaders.items()
     }
     thresholds = choose_thresholds(found["val"]) if "val" in found else {}
     scores = scores_at(found["test"], thresholds)

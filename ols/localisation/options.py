@@ -17,6 +17,7 @@ def add_region_options(parser: ArgumentParser) -> None:
     parser.add_argument("--mask_column", default="mask", help="name of that column")
     parser.add_argument("--explain", default="true", help="true: evidence for an image's class; predicted; or a class")
     parser.add_argument("--kind", choices=("grad_cam", "hires_cam", "layer_cam"), default="grad_cam")
+    parser.add_argument("--layer", type=str | None, help="whose output is the feature map, by default the last such")
 
 
 def check_region_options(parser: ArgumentParser, options: Namespace) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from ols.evaluation.agreement import Agreement
 from ols.files import write_file
-from ols.representations.agreement import Agreement
 from ols.representations.pairs import LayerPair
 from ols.representations.similarity import MEASURES, ROWS_PER_FEATURE
 

@@ -53,6 +53,7 @@ def asked_columns(options: Namespace) -> dict[str, Any]:
         asked["similarity"] = {"rows": options.rows}
     if regions := options.boxes or options.masks:
         chosen = {"findings": options.findings} if options.boxes else {"mask_column": options.mask_column}
+        chosen |= {"layer": options.layer} if options.layer else {}
         asked["localisation"] = {"marked_by": regions, "explain": options.explain, "kind": options.kind} | chosen
     if options.confounder:
         asked["confounder"] = options.confounder

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from ols.data.transforms import Preprocessing
+from ols.evaluation.agreement import agreement
 from ols.evaluation.predictions import Predictions, save_predictions
 from ols.models.build import build_model
-from ols.representations.agreement import agreement
 from ols.representations.layers import LayerShape, draw_points
 from ols.representations.pairs import compare_layers
 from ols.representations.report import draw_all_layers, draw_layer_by_layer

@@ -12,8 +12,10 @@ import yaml
 from sklearn.metrics import roc_auc_score
 
 from ols.evaluation.predictions import load_predictions
+from ols.files import read_record
 from ols.phantoms.targets import LesionConfig, write_lesion_phantoms
 from ols.runs.folder import RunFolder
+from ols.studies.columns import parse_column_options
 from ols.studies.grid import Study, plan_runs
 from ols.studies.results import load_cells
 
@@ -147,6 +149,18 @@ def test_a_cell_has_columns_of_similarity_localisation_and_confounder_and_the_pa
     page = (tmp_path / "study" / "study.md").read_text()
     assert "## Under the confounder" in page
     assert "hard less ols" in page
+
+    # Of another layer, beside what else is there
+    import columns
+
+    folder = RunFolder(runs[0].run_dir)
+    before = read_record(folder.columns)["columns"]
+    columns.main(parse_column_options([str(folder.path), "--masks", table, "--layer", "layer1"]))
+    after = read_record(folder.columns)["columns"]
+    changed = {name for name in before if before[name] != after[name]}
+    assert "localisation/dice_own_area" in changed
+    assert all(name.startswith("localisation/") and not name.endswith("_centre_prior") for name in changed)
+    sys.modules.pop("columns", None)
     sys.modules.pop("sweep", None)
 
 

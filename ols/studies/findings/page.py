@@ -14,6 +14,7 @@ from ols.evaluation.report.markdown import markdown_text
 from ols.evaluation.report.page import report_environment
 from ols.files import write_file
 from ols.metrics.measures import find_measure
+from ols.studies.findings.agreement import agreement_section
 from ols.studies.findings.confounders import confounder_section
 from ols.studies.findings.differences import Difference, compare_along
 from ols.studies.findings.localisation import localisation_section
@@ -99,6 +100,7 @@ def write_study_page(
         number_section(ways, along, numbers),
         early_section(ways, along),
         calibration_section(ways, along),
+        agreement_section(ways, along, reference=reference),
         confounder_section(ways, along),
         localisation_section(ways, along, reference=reference),
         columns_section(ways),

@@ -3,8 +3,8 @@ import pytest
 import torch
 from sklearn.metrics import cohen_kappa_score
 
+from ols.evaluation.agreement import agreement, agreement_of_predictions
 from ols.evaluation.predictions import Predictions
-from ols.representations.agreement import agreement, agreement_of_predictions
 
 
 def test_agreement_by_hand():
