@@ -1,6 +1,6 @@
 """The section of a study's page on whether networks err on the same images, beside what their accuracies alone give."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,21 +28,18 @@ def agreement_section(ways: Sequence[Way], along: str, *, reference: str | None 
     reference = ways[0].labels[along] if reference is None else reference
     rows = []
     for base in ways:
-        if base.labels[along] != reference or not all(cell.task.kind == "class" for cell in base.chosen):
+        if base.labels[along] != reference or any(cell.task.kind != "class" for cell in base.chosen):
             continue
         setting = describe({axis: label for axis, label in base.labels.items() if axis != along}) or "all"
         for other in ways:
             shared = shared_repetitions(other, base)
             if other is not base and shared and other.labels == base.labels | {along: other.labels[along]}:
-                found = _compare(_of(other, shared), _of(base, shared))
+                found = _compare(_cells(other, shared), _cells(base, shared))
                 rows.append(_row(setting, f"{other.labels[along]} and {reference}", found))
-        first, *more = sorted({seed for _, seed in base.repetitions})
-        if more:
-            folds = {fold for fold, seed in base.repetitions if seed == first}
-            both = {fold for fold, seed in base.repetitions if seed == more[0]} & folds
-            pair = [_of(base, {(fold, seed) for fold in both}) for seed in (first, more[0])]
-            if both:
-                rows.append(_row(setting, f"{reference}, {SEED} {first} and {more[0]}", _compare(*pair)))
+        one, another, *_ = *sorted({seed for _, seed in base.repetitions}), None
+        if folds := _folds(base, one) & _folds(base, another):
+            found = _compare(*(_cells(base, {(fold, seed) for fold in folds}) for seed in (one, another)))
+            rows.append(_row(setting, f"{reference}, {SEED} {one} and {another}", found))
     if not rows:
         return None
     lede = Text(
@@ -55,7 +52,11 @@ def agreement_section(ways: Sequence[Way], along: str, *, reference: str | None 
     return Section("agreement", "Do they err on the same images?", [lede, Table(columns, rows)])
 
 
-def _of(way: Way, only: Iterable[tuple[str, str]]) -> list[CellResult]:
+def _folds(way: Way, seed: str | None) -> set[str]:
+    return {fold for fold, other in way.repetitions if other == seed}
+
+
+def _cells(way: Way, only: Container[tuple[str, str]]) -> list[CellResult]:
     return sorted((cell for cell in way.chosen if repetition(cell.labels) in only), key=lambda c: repetition(c.labels))
 
 
