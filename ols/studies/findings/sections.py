@@ -105,7 +105,10 @@ def number_section(ways: Sequence[Way], along: str, axes: Sequence[str]) -> Sect
     for axis in axes:
         parts.append(Text(f"Against {axis}", "heading"))
         parts += _lines(ways, along, axis, lambda way, axis=axis: number_of(way.labels[axis]), [axis])  # type: ignore[misc]
-    if len({way.chosen[0].parameters for way in ways}) > 1:
+    one_size = all(
+        len({cell.parameters for cell in way.chosen}) == 1 for way in ways
+    )  # not where heads are chosen over
+    if one_size and len({way.chosen[0].parameters for way in ways}) > 1:
         free = [
             axis
             for axis in ways[0].labels

@@ -222,3 +222,11 @@ def test_a_way_whose_measure_is_undefined_is_left_out_of_the_correlation_with_si
     texts = [part.text for part in number_section(choose_ways(known), "source", []).parts if isinstance(part, Text)]
     (said,) = [text for text in texts if text.startswith("none")]
     assert "2 networks are few; without 1 whose measure is undefined" in said
+
+
+def test_networks_are_drawn_against_their_size_where_each_way_has_one(make_cells):
+    cells = make_cells({"none": 0.4, "imagenet": 0.8}, folds=2, images=40)
+    sized = [replace(cell, parameters=1 + (cell.labels["source"] == "none")) for cell in cells]
+    assert number_section(choose_ways(sized), "source", []) is not None
+    mixed = [replace(cell, parameters=cell.parameters + (cell.labels["fold"] == "0")) for cell in sized]
+    assert number_section(choose_ways(mixed), "source", []) is None
