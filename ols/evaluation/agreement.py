@@ -93,6 +93,19 @@ def agreement_of_predictions(first: Predictions, second: Predictions, *, resampl
         resamples: Number of resamples.
 
     Raises:
+        ValueError: See `right_on_same_images`.
+    """
+    return agreement(*right_on_same_images(first, second), patients=first.patients, resamples=resamples)
+
+
+def right_on_same_images(first: Predictions, second: Predictions) -> tuple[NDArray, NDArray]:
+    """Return whether each of two models is right on each image, bool `[N]` and `[N]`, in the order of the first.
+
+    Args:
+        first: Of one model, of a task with classes.
+        second: Of the other, on the same images in whatever order.
+
+    Raises:
         ValueError: A task has no classes to be right on, or the images or their classes are not the same; the message
             names the first.
     """
@@ -108,12 +121,7 @@ def agreement_of_predictions(first: Predictions, second: Predictions, *, resampl
     for name, (_, label) in ours.items():
         if theirs[name][1] != label:
             raise ValueError(f"{name} is {label!r} in one of both, {theirs[name][1]!r} in the other")
-    return agreement(
-        [ours[name][0] for name in ours],
-        [theirs[name][0] for name in ours],
-        patients=first.patients,
-        resamples=resamples,
-    )
+    return np.array([ours[name][0] for name in ours]), np.array([theirs[name][0] for name in ours])
 
 
 def _labels(predictions: Predictions) -> list[str]:

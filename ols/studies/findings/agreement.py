@@ -3,16 +3,12 @@
 from collections.abc import Container, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ols.evaluation.agreement import Agreement, agreement
-from ols.metrics.selective import is_correct
+from ols.evaluation.agreement import Agreement, agreement, right_on_same_images
 from ols.studies.findings.trainings import Way, describe, repetition, shared_repetitions
 from ols.studies.labels import SEED
 from ols.studies.results import CellResult
 from ols.tasks.report.parts import Cell, Column, Row, Section, Table, Text
-
-RESAMPLES = 2000
 
 
 def agreement_section(ways: Sequence[Way], along: str, *, reference: str | None = None) -> Section | None:
@@ -36,10 +32,11 @@ def agreement_section(ways: Sequence[Way], along: str, *, reference: str | None 
             if other is not base and shared and other.labels == base.labels | {along: other.labels[along]}:
                 found = _compare(_cells(other, shared), _cells(base, shared))
                 rows.append(_row(setting, f"{other.labels[along]} and {reference}", found))
-        one, another, *_ = *sorted({seed for _, seed in base.repetitions}), None
-        if folds := _folds(base, one) & _folds(base, another):
-            found = _compare(*(_cells(base, {(fold, seed) for fold in folds}) for seed in (one, another)))
-            rows.append(_row(setting, f"{reference}, {SEED} {one} and {another}", found))
+        seeds = sorted({seed for _, seed in base.repetitions})[:2]
+        folds = set.intersection(*(_folds(base, seed) for seed in seeds))
+        if len(seeds) == 2 and folds:
+            found = _compare(*(_cells(base, {(fold, seed) for fold in folds}) for seed in seeds))
+            rows.append(_row(setting, f"{reference}, {SEED} {' and '.join(seeds)}", found))
     if not rows:
         return None
     lede = Text(
@@ -52,7 +49,7 @@ def agreement_section(ways: Sequence[Way], along: str, *, reference: str | None 
     return Section("agreement", "Do they err on the same images?", [lede, Table(columns, rows)])
 
 
-def _folds(way: Way, seed: str | None) -> set[str]:
+def _folds(way: Way, seed: str) -> set[str]:
     return {fold for fold, other in way.repetitions if other == seed}
 
 
@@ -62,15 +59,9 @@ def _cells(way: Way, only: Container[tuple[str, str]]) -> list[CellResult]:
 
 def _compare(ones: Sequence[CellResult], others: Sequence[CellResult]) -> Agreement:
     """Compare cells that were tested on the same images, pair by pair."""
-    right: list[tuple[NDArray, NDArray]] = []
-    patients: list[str] = []
-    for one, other in zip(ones, others, strict=True):
-        place = {name: index for index, name in enumerate(other.test.sample_ids)}
-        order = np.array([place[name] for name in one.test.sample_ids])
-        first, second = (is_correct(cell.test.logits, cell.test.targets).numpy() for cell in (one, other))
-        right.append((first, second[order]))
-        patients += one.test.patients
-    return agreement(*map(np.concatenate, zip(*right, strict=True)), patients=np.array(patients), resamples=RESAMPLES)
+    right = [right_on_same_images(one.test, other.test) for one, other in zip(ones, others, strict=True)]
+    patients = [patient for one in ones for patient in one.test.patients]
+    return agreement(*map(np.concatenate, zip(*right, strict=True)), patients=patients)
 
 
 def _row(setting: str, networks: str, found: Agreement) -> Row:

@@ -105,10 +105,8 @@ def number_section(ways: Sequence[Way], along: str, axes: Sequence[str]) -> Sect
     for axis in axes:
         parts.append(Text(f"Against {axis}", "heading"))
         parts += _lines(ways, along, axis, lambda way, axis=axis: number_of(way.labels[axis]), [axis])  # type: ignore[misc]
-    one_size = all(
-        len({cell.parameters for cell in way.chosen}) == 1 for way in ways
-    )  # not where heads are chosen over
-    if one_size and len({way.chosen[0].parameters for way in ways}) > 1:
+    sizes = [{cell.parameters for cell in way.chosen} for way in ways]  # several where heads are chosen over
+    if all(len(own) == 1 for own in sizes) and len(set.union(*sizes)) > 1:
         free = [
             axis
             for axis in ways[0].labels
